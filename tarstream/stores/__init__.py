@@ -1,0 +1,56 @@
+"""Objects of origins: a class is a store, a line in `STORES` makes its scheme known."""
+
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+from tarstream.stores.base import Store
+from tarstream.stores.file import FileStore
+from tarstream.stores.guard import Guarded, Policy, socket_factory
+from tarstream.stores.http import HttpStore, session
+from tarstream.stores.limit import Limited, Slots
+from tarstream.stores.literal import LiteralStore
+from tarstream.stores.retry import Retrying
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """What stores need to know: seconds, counts, bytes; see `[upstream]`."""
+
+    policy: Policy
+    connect_timeout: float
+    read_timeout: float
+    patience: float
+    attempts: int
+
+
+def _http(upstream: Upstream, stack: AsyncExitStack, *, wildcard: bool) -> Store:
+    factory = socket_factory(upstream.policy, only_global=wildcard)
+    # A single wait must not outlast the patience for all of them.
+    read_timeout = min(upstream.read_timeout, upstream.patience)
+    http = session(upstream.connect_timeout, read_timeout, factory)
+    stack.push_async_callback(http.close)
+    return HttpStore(http)
+
+
+def _file(upstream: Upstream, stack: AsyncExitStack, *, wildcard: bool) -> Store:  # noqa: ARG001
+    return FileStore([rule.path for rule in upstream.policy.rules if rule.scheme == "file"])
+
+
+STORES: Mapping[str, Callable[..., Store]] = {"http": _http, "https": _http, "file": _file}
+"""By the scheme of a source: makes a store for origins that `allow` names, or for wildcards."""
+
+
+def open_stores(upstream: Upstream, slots: Slots, stack: AsyncExitStack) -> tuple[Guarded, Store]:
+    """The guard, and the store that everybody uses: guarded, limited, repairing.
+
+    What they hold open is closed with `stack`.
+    """
+    kinds = {(rule.scheme, rule.wildcard) for rule in upstream.policy.rules}
+    stores = {
+        (scheme, wildcard): STORES[scheme](upstream, stack, wildcard=wildcard)
+        for scheme, wildcard in sorted(kinds)
+    }
+    guarded = Guarded(upstream.policy, stores, LiteralStore())
+    limited = Limited(guarded, slots)
+    return guarded, Retrying(limited, attempts=upstream.attempts, patience=upstream.patience)
