@@ -1,0 +1,169 @@
+"""A catalog that is a file of JSON Lines: `{"id", "url"[, "name", "size", "mtime", …]}`.
+
+A changed file is read beside the running service; one bad line rejects the whole new version.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import unquote, urlsplit
+
+from pydantic import BaseModel, ConfigDict
+
+from tarstream.catalogs.base import Caller, CatalogError, Entry, Found, Unknown
+from tarstream.stores.validators import ENTITY_TAG
+
+logger = logging.getLogger(__name__)
+
+POLL = 2.0
+"""Seconds between two looks at the file: works on every file system, mounted ones included."""
+
+_MAX_NUMBER = 2**62  # offsets are 64-bit; whole archives are held to max_bytes
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://[^\x00-\x20\x7f]+", re.IGNORECASE)
+_DIGESTS = {"crc32": re.compile(r"[0-9a-fA-F]{8}"), "sha256": re.compile(r"[0-9a-fA-F]{64}")}
+_KEYS = {"id", "url", "name", "size", "mtime", "etag", *_DIGESTS}
+
+
+class FileSettings(BaseModel):
+    """`[catalog]` with kind = "file"."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["file"]
+    path: Path
+
+
+class FileCatalog:
+    """Entries of a file. Raises CatalogError when it cannot be read in the first place."""
+
+    def __init__(self, settings: FileSettings) -> None:
+        self._path = settings.path
+        self._version = _version(self._path)
+        self._entries = load(self._path)
+
+    async def lookup(self, ids: Sequence[str], caller: Caller) -> Sequence[Found]:  # noqa: ARG002
+        """Look ids up in the version in force."""
+        entries = self._entries
+        return [
+            Unknown("unknown") if entry is None else (entry,) for entry in map(entries.get, ids)
+        ]
+
+    async def watch(self) -> None:
+        """Take over new versions of the file as they appear."""
+        while True:
+            await asyncio.sleep(POLL)
+            version = await asyncio.to_thread(_version, self._path)
+            if version == self._version:
+                continue
+            self._version = version
+            try:
+                self._entries = await asyncio.to_thread(load, self._path)
+            except CatalogError as error:
+                logger.error("catalog rejected, the previous version stays in force: %s", error)
+            else:
+                logger.info("catalog loaded: %d entries", len(self._entries))
+
+
+def load(path: Path) -> Mapping[str, Entry]:
+    """Read all entries; raises CatalogError that names the line."""
+    entries: dict[str, Entry] = {}
+    number = 0
+    try:
+        with path.open("rb") as lines:
+            for number, line in enumerate(lines, 1):  # noqa: B007 - errors name it
+                if not line.strip():
+                    continue
+                id_, entry = parse_line(line)
+                if id_ in entries:
+                    raise ValueError(f"id {id_!r} stands here a second time")
+                entries[id_] = entry
+    except OSError as error:
+        raise CatalogError(f"{path}: {(error.strerror or 'cannot be read').lower()}") from error
+    except ValueError as error:
+        raise CatalogError(f"{path}:{number}: {error}") from error
+    return entries
+
+
+def parse_line(line: bytes) -> tuple[str, Entry]:
+    """One line as id and entry; raises ValueError that says what is wrong with it."""
+    try:
+        fields = json.loads(line)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"not JSON: {error}") from None
+    if not isinstance(fields, dict):
+        raise ValueError("not a JSON object")
+    if unknown := fields.keys() - _KEYS:
+        raise ValueError(f"unknown key {min(unknown)!r}; known are {', '.join(sorted(_KEYS))}")
+    id_, url = _text(fields, "id"), _text(fields, "url")
+    if not id_ or not url:
+        raise ValueError("'id' and 'url' are required")
+    if not _URL.fullmatch(url):
+        raise ValueError("'url' must be an absolute URL without blanks")
+    etag = _text(fields, "etag")
+    if etag is not None and not ENTITY_TAG.fullmatch(etag):
+        raise ValueError("'etag' must be as the origin sends it, quotes included: '\"abc\"'")
+    entry = Entry(
+        url,
+        _text(fields, "name") or last_segment(url),
+        _number(fields, "size"),
+        _number(fields, "mtime"),
+        etag,
+        _digests(fields),
+    )
+    return id_, entry
+
+
+def last_segment(url: str) -> str:
+    """The last segment of a URL's path, decoded; "" when it has none."""
+    return unquote(urlsplit(url).path.rstrip("/").rpartition("/")[2])
+
+
+def _text(fields: Mapping[str, Any], key: str) -> str | None:
+    value = fields.get(key)
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise ValueError(f"{key!r} must be a string")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"{key!r} holds half of a surrogate pair") from None
+    return value
+
+
+def _number(fields: Mapping[str, Any], key: str) -> int | None:
+    value = fields.get(key)
+    if value is None:
+        return None
+    if type(value) is not int or not 0 <= value < _MAX_NUMBER:
+        raise ValueError(f"{key!r} must be a whole number, not negative")
+    return value
+
+
+def _digests(fields: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    found = []
+    for key, pattern in _DIGESTS.items():
+        value = _text(fields, key)
+        if value is None:
+            continue
+        if not pattern.fullmatch(value):
+            raise ValueError(f"{key!r} must be {8 if key == 'crc32' else 64} hex digits")
+        found.append((key, value.lower()))
+    return tuple(found)
+
+
+def _version(path: Path) -> tuple[int, int, int] | None:
+    """What changes when the file does; None while it is not there."""
+    try:
+        status = os.stat(path)  # noqa: PTH116 - in a thread, of a path that may be replaced
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
