@@ -1,0 +1,99 @@
+"""What is remembered of objects: what HEAD said, for a short while.
+
+A gateway is asked for the same archive again and again: by parallel downloaders, for each range.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Protocol
+
+from tarstream.layout import Source
+from tarstream.stores.base import ObjectMeta
+
+
+class Memory(Protocol):
+    """Where it is remembered; many at once, because it may be another process."""
+
+    async def get_many(self, sources: Sequence[Source]) -> Mapping[Source, ObjectMeta]:
+        """What is remembered of these sources."""
+
+    async def put_many(self, items: Mapping[Source, ObjectMeta]) -> None:
+        """Remember these."""
+
+    async def forget(self, source: Source) -> None:
+        """Remember nothing of this one."""
+
+
+class LocalMemory:
+    """Remembers in this process, for `seconds`, the latest `limit` sources."""
+
+    def __init__(
+        self, seconds: float, limit: int = 50_000, clock: Callable[[], float] | None = None
+    ) -> None:
+        self._seconds = seconds
+        self._limit = limit
+        self._clock = clock or asyncio.get_running_loop().time
+        self._items: OrderedDict[Source, tuple[float, ObjectMeta]] = OrderedDict()
+
+    async def get_many(self, sources: Sequence[Source]) -> Mapping[Source, ObjectMeta]:
+        """What is remembered and not yet too old."""
+        now = self._clock()
+        found = {}
+        for source in sources:
+            item = self._items.get(source)
+            if item is not None and now < item[0]:
+                found[source] = item[1]
+        return found
+
+    async def put_many(self, items: Mapping[Source, ObjectMeta]) -> None:
+        """Remember, and drop what is too old or too much."""
+        now = self._clock()
+        if self._seconds > 0:
+            for source, meta in items.items():
+                self._items[source] = (now + self._seconds, meta)
+                self._items.move_to_end(source)
+        while self._items:
+            oldest = next(iter(self._items))
+            if len(self._items) <= self._limit and now < self._items[oldest][0]:
+                break
+            del self._items[oldest]
+
+    async def forget(self, source: Source) -> None:
+        """Forget."""
+        self._items.pop(source, None)
+
+
+class Flights:
+    """One question at a time about each source: who asks the same meanwhile shares the answer."""
+
+    def __init__(self, ask: Callable[[Source], Awaitable[ObjectMeta]]) -> None:
+        self._ask = ask
+        self._flights: dict[Source, tuple[asyncio.Task[ObjectMeta], list[int]]] = {}
+
+    async def ask(self, source: Source) -> ObjectMeta:
+        """The answer. The question is dropped only when everybody who waits for it has left."""
+        flight = self._flights.get(source)
+        if flight is None:
+            task = asyncio.ensure_future(self._fly(source))
+            # Its failure is for those who wait; nobody may be left.
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+            flight = self._flights[source] = (task, [0])
+        task, waiting = flight
+        waiting[0] += 1
+        try:
+            return await asyncio.shield(task)
+        finally:
+            waiting[0] -= 1
+            if not waiting[0] and not task.done():
+                task.cancel()
+                # Whoever asks from here on asks anew.
+                self._flights.pop(source, None)
+
+    async def _fly(self, source: Source) -> ObjectMeta:
+        try:
+            return await self._ask(source)
+        finally:
+            flight = self._flights.get(source)
+            if flight is not None and flight[0] is asyncio.current_task():
+                del self._flights[source]
