@@ -1,0 +1,142 @@
+"""What a request asks for, read strictly from a query string, a form or JSON. Pure."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import parse_qsl, quote
+
+from tarstream.errors import BadRequest
+from tarstream.formats import FORMATS
+from tarstream.names import segment
+
+MAX_URL = 30_000
+"""Bytes of the longest URL that is given out: request lines up to 32 KiB are taken."""
+
+Field = tuple[str, object]
+"""A name and its value: text, or whatever JSON held."""
+
+_ONCE = ("format", "name", "missing", "version")
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveRequest:
+    """An archive as it is asked for."""
+
+    ids: Sequence[str]
+    format: str
+    name: str
+    missing: Literal["fail", "skip"]
+    version: str | None
+
+    def path(self, route: str, version: str | None) -> str | None:
+        """Path and query that ask for the same by GET, pinned to `version`; None when too long."""
+        if any("," in id_ for id_ in self.ids):
+            query = "&".join(f"id={_quoted(id_)}" for id_ in self.ids)
+        else:
+            query = "ids=" + ",".join(_quoted(id_) for id_ in self.ids)
+        if self.format != "tar":
+            query += f"&format={_quoted(self.format)}"
+        if self.name != "archive":
+            query += f"&name={_quoted(self.name)}"
+        if self.missing != "fail":
+            query += f"&missing={self.missing}"
+        if version is not None:
+            query += f"&version={_quoted(version)}"
+        path = f"{route}?{query}"
+        return path if len(path) <= MAX_URL else None
+
+
+def read_form(text: str | bytes) -> list[Field]:
+    """Fields of `application/x-www-form-urlencoded` text. Raises BadRequest.
+
+    `+` is a space and `%2B` a plus; bytes that are not UTF-8 are refused, never replaced.
+    """
+    try:
+        if isinstance(text, bytes):
+            text = text.decode()
+        text.encode()  # raw bytes of a request line arrive as surrogates
+        return [*parse_qsl(text, keep_blank_values=True, errors="strict")]
+    except UnicodeError:
+        raise BadRequest("the request holds bytes that are not UTF-8") from None
+
+
+def read_json(body: bytes) -> list[Field]:
+    """Fields of a JSON object; `ids` in it are whole ids. Raises BadRequest."""
+    try:
+        fields = json.loads(body.decode(), object_pairs_hook=_Pairs)
+    except UnicodeDecodeError:
+        raise BadRequest("the body holds bytes that are not UTF-8") from None
+    except (ValueError, RecursionError):
+        raise BadRequest("the body is not JSON") from None
+    if not isinstance(fields, _Pairs):
+        raise BadRequest('the body must be a JSON object like {"ids": ["a", "b"]}')
+    read: list[Field] = []
+    for key, value in fields:
+        if key == "ids":
+            if not isinstance(value, list):
+                raise BadRequest("ids must be a list of strings")
+            read.extend(("id", id_) for id_ in value)
+        else:
+            read.append((key, value))
+    return read
+
+
+def read_request(fields: Iterable[Field]) -> ArchiveRequest:
+    """What fields ask for; unknown ones are ignored. Raises BadRequest."""
+    ids: list[str] = []
+    once: dict[str, str] = {}
+    for key, value in fields:
+        if key not in {"ids", "id", *_ONCE}:
+            continue
+        text = _text(key, value)
+        if key == "ids":
+            ids.extend(text.split(","))
+        elif key == "id":
+            ids.append(text)
+        elif key in once:
+            raise BadRequest(f"{key} is given twice")
+        else:
+            once[key] = text
+    if not ids:
+        raise BadRequest("ids is required: ids=a,b,c")
+    if "" in ids:
+        raise BadRequest("an id is empty: write ids=a,b,c, and id= for an id that holds a comma")
+    return ArchiveRequest(ids, *_options(once))
+
+
+class _Pairs(list[tuple[str, object]]):
+    """A JSON object with its keys as often as they stand there."""
+
+
+def _text(key: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise BadRequest(f"{'an id' if key == 'id' else key} must be a string")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise BadRequest(f"{key} holds half of a surrogate pair") from None
+    return value
+
+
+def _options(
+    once: Mapping[str, str],
+) -> tuple[str, str, Literal["fail", "skip"], str | None]:
+    format_ = once.get("format", "tar")
+    if format_ not in FORMATS:
+        raise BadRequest(f"format must be one of: {', '.join(FORMATS)}")
+    name = once.get("name", "archive")
+    if not name:
+        raise BadRequest("name must not be empty")
+    missing = once.get("missing", "fail")
+    if missing not in {"fail", "skip"}:
+        raise BadRequest("missing must be fail or skip")
+    version = once.get("version")
+    if version == "":
+        raise BadRequest("version must not be empty: it is an entity-tag without its quotes")
+    return format_, segment(name), "skip" if missing == "skip" else "fail", version
+
+
+def _quoted(text: str) -> str:
+    return quote(text, safe="/:@!$'()*~")

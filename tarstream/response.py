@@ -1,0 +1,172 @@
+"""An archive's answer to one client: its headers, and a body that is never ended too early."""
+
+import asyncio
+import struct
+from collections.abc import Mapping
+from urllib.parse import quote
+
+from aiohttp import web
+
+from tarstream.archive import Archive
+from tarstream.conditional import Selection
+from tarstream.query import ArchiveRequest
+
+try:
+    from fcntl import ioctl
+    from termios import TIOCOUTQ
+except ImportError:  # a platform that does not tell what its sockets still hold
+    ioctl = None  # type: ignore[assignment]
+
+_LOOKS = 4
+"""Looks at a client within `stall_timeout`."""
+
+
+class ArchiveResponse(web.StreamResponse):
+    """A body of known length that counts, and breaks the connection rather than end short.
+
+    aiohttp checks neither: fewer bytes leave the client hanging, more are clipped silently.
+    """
+
+    def __init__(
+        self, status: int, headers: Mapping[str, str], length: int, stall_timeout: float
+    ) -> None:
+        super().__init__(status=status, headers=headers)
+        self.content_length = length
+        self.sent = 0
+        self.stalled = False
+        self._stall_timeout = stall_timeout
+        self._watch: _StallWatch | None = None
+
+    async def begin(self, request: web.Request) -> None:
+        """Send the headers."""
+        self._request = request
+        await self.prepare(request)
+        if request.transport is None:
+            raise ConnectionResetError("the client left")
+        self._transport = request.transport
+        self._watch = _StallWatch(self, self._transport, self._stall_timeout)
+
+    async def send(self, data: bytes) -> None:
+        """Write, and wait until there is room for more. Raises ConnectionError."""
+        if self.sent + len(data) > (self.content_length or 0):
+            raise RuntimeError(f"more than the {self.content_length} bytes that were announced")
+        self.sent += len(data)
+        assert self._watch is not None  # noqa: S101 - begin comes first
+        with self._watch:
+            await self.write(data)
+
+    async def finish(self) -> None:
+        """Wait until all that was sent has left this process. Raises ConnectionError."""
+        assert self._watch is not None  # noqa: S101 - begin comes first
+        self._transport.set_write_buffer_limits(high=0)
+        with self._watch:
+            await self._request.writer.drain()
+        self._transport.set_write_buffer_limits()
+
+    def end(self) -> None:
+        """Stop watching the client; to be called however it ended."""
+        if self._watch is not None:
+            self._watch.stop()
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """End the body, or break the connection when bytes are owed.
+
+        The connection is then closed, not aborted: what was written still arrives, then FIN.
+        """
+        if self.prepared and self.sent != self.content_length:
+            raise ConnectionResetError("the body ends short")
+        await super().write_eof(data)
+
+
+class _StallWatch:
+    """Aborts a connection whose client accepts no byte while it is waited for.
+
+    A full buffer that moves slowly is no stall: the socket tells what it still holds, because a
+    large send buffer is refilled only once a third of it has left.
+    """
+
+    def __init__(
+        self, response: ArchiveResponse, transport: asyncio.Transport, timeout: float
+    ) -> None:
+        self._response = response
+        self._transport = transport
+        self._timeout = timeout
+        self._loop = asyncio.get_running_loop()
+        self._waiting = False
+        self._accepted = -1
+        self._moved_at = 0.0
+        self._schedule()
+
+    def __enter__(self) -> None:
+        self._waiting = True
+        self._accepted = -1
+
+    def __exit__(self, *_: object) -> None:
+        self._waiting = False
+
+    def stop(self) -> None:
+        self._timer.cancel()
+
+    def _schedule(self) -> None:
+        self._timer = self._loop.call_later(self._timeout / _LOOKS, self._look)
+
+    def _look(self) -> None:
+        if self._waiting:
+            accepted = self._response.sent - _held(self._transport)
+            now = self._loop.time()
+            if accepted != self._accepted:
+                self._accepted, self._moved_at = accepted, now
+            elif now - self._moved_at >= self._timeout:
+                self._response.stalled = True
+                self._transport.abort()
+                return
+        self._schedule()
+
+
+def archive_headers(
+    archive: Archive, asked: ArchiveRequest, selection: Selection, *, public: bool
+) -> dict[str, str]:
+    """The headers of an answer about an archive, but for those that frame its body."""
+    headers = {"ETag": archive.etag} if archive.etag else {}
+    content_range = selection.content_range(archive.size)
+    if content_range:
+        headers["Content-Range"] = content_range
+    headers["Cache-Control"] = "no-cache, no-transform"
+    if asked.version is not None:
+        who = "public" if public else "private"
+        headers["Cache-Control"] = f"{who}, max-age=31536000, immutable, no-transform"
+    if selection.status not in {200, 206}:
+        return headers
+    format_ = archive.layout.format
+    return headers | {
+        "Content-Type": format_.MEDIA_TYPE,
+        "Content-Disposition": content_disposition(f"{asked.name}.{format_.SUFFIX}"),
+        "Accept-Ranges": "bytes" if archive.layout.seekable else "none",
+        "X-Accel-Buffering": "no",
+    }
+
+
+def content_disposition(name: str) -> str:
+    """`attachment` with a name for everybody: ASCII, and UTF-8 for who reads it (RFC 6266, 8187).
+
+    `name` has no control characters. Quotes, backslashes and percent signs are read differently
+    by different browsers, so the ASCII name does without.
+    """
+    plain = "".join(c if " " <= c <= "~" and c not in '"\\%' else "_" for c in name)
+    value = f'attachment; filename="{plain}"'
+    if plain != name:
+        # attr-char = ALPHA / DIGIT / "!" / "#" / "$" / "&" / "+" / "-" / "." / "^" / "_" / …
+        value += f"; filename*=UTF-8''{quote(name, safe='!#$&+^`|~')}"
+    return value
+
+
+def _held(transport: asyncio.Transport) -> int:
+    """Bytes that were written and not accepted by the other side."""
+    held = transport.get_write_buffer_size()
+    socket = transport.get_extra_info("socket")
+    if ioctl is not None and socket is not None:
+        try:
+            held += struct.unpack("i", ioctl(socket.fileno(), TIOCOUTQ, b"\0" * 4))[0]
+        except OSError:
+            return held  # no TCP socket, or gone
+    return held
