@@ -1,0 +1,181 @@
+"""The gateway as a process: argv, configuration, event loop, run.
+
+python server.py --config config.toml [--host H] [--port P] [--check]
+python server.py --demo
+"""
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import aiohttp.web_response
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from tarstream import demo, log
+from tarstream.app import Gateway
+from tarstream.catalogs import CATALOGS
+from tarstream.catalogs.base import Catalog, CatalogError
+from tarstream.catalogs.template import TemplateSettings
+from tarstream.config import ConfigError, Server, Settings, Upstream, load
+
+MAX_LINE = 32 * 1024
+"""Bytes of a request line or header: about 800 ids of 36 characters."""
+
+KEEPALIVE = 75
+"""Seconds that an idle connection is kept; a little above nginx's 60, so that it closes first."""
+
+logger = logging.getLogger("tarstream")
+
+
+def main() -> int:
+    """Run until told to stop; the exit status."""
+    arguments = _arguments()
+    if arguments.demo:
+        return _run(lambda: _demo(arguments))
+    try:
+        settings = load(arguments.config)
+        catalog = _catalog(settings)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except CatalogError as error:
+        print(error, file=sys.stderr)
+        return 2
+    if arguments.check:
+        print(f"{arguments.config}: ok")
+        return 0
+    log.set_up(settings.log.format, settings.log.level)
+    return _run(lambda: serve(_bound(settings, arguments), catalog))
+
+
+async def serve(
+    settings: Settings, catalog: Catalog, listening: Callable[[int], None] | None = None
+) -> int:
+    """Listen, and drain at SIGTERM or SIGINT; the exit status. `listening` is told the port."""
+    gateway = Gateway(settings, catalog)
+    runner = web.AppRunner(
+        gateway.application(),
+        access_log=None,
+        # A client that leaves must be noticed while its origin is waited for.
+        handler_cancellation=True,
+        keepalive_timeout=KEEPALIVE,
+        max_line_size=MAX_LINE,
+        max_field_size=MAX_LINE,
+    )
+    await runner.setup()
+    try:
+        host, port = settings.server.host, settings.server.port
+        try:
+            await web.TCPSite(runner, host, port).start()
+        except OSError as error:
+            print(f"cannot listen on {host}:{port}: {error.strerror}", file=sys.stderr)
+            return 1
+        port = runner.addresses[0][1]
+        logger.info("listening", extra={"fields": {"host": host, "port": port}})
+        if listening is not None:
+            listening(port)
+        return await _until_stopped(gateway, settings.server.shutdown_timeout)
+    finally:
+        await runner.cleanup()
+
+
+async def _until_stopped(gateway: Gateway, shutdown_timeout: float) -> int:
+    """Wait for a signal, then until all is sent, the time is over, or a second signal comes."""
+    loop = asyncio.get_running_loop()
+    signals: asyncio.Queue[None] = asyncio.Queue()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, signals.put_nowait, None)
+    await signals.get()
+    draining = asyncio.ensure_future(gateway.drain(shutdown_timeout))
+    again = asyncio.ensure_future(signals.get())
+    await asyncio.wait([draining, again], return_when=asyncio.FIRST_COMPLETED)
+    for task in (draining, again):
+        task.cancel()
+    cut = await gateway.cut()
+    logger.info("stopped", extra={"fields": {"cut": cut}})
+    return 1 if cut else 0
+
+
+async def _demo(arguments: argparse.Namespace) -> int:
+    """The gateway, and an origin for it."""
+    log.set_up("text", "info")
+    origin = demo.SampleOrigin()
+    url = await origin.start()
+    try:
+        settings = Settings(
+            server=Server(),
+            catalog=TemplateSettings(kind="template", url=f"{url}/{{id}}"),
+            upstream=Upstream(allow=(url,)),
+        )
+        settings = _bound(settings, arguments)
+
+        def listening(port: int) -> None:
+            archive = f"http://{settings.server.host}:{port}{demo.archive_path()}"
+            print(f"\n  Paste this elsewhere:\n\n    curl -s '{archive}' | tar xv\n", flush=True)
+
+        return await serve(settings, _catalog(settings), listening)
+    finally:
+        await origin.stop()
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="A streaming archive gateway.")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--config", type=Path, metavar="FILE", help="settings, see config.toml")
+    what.add_argument("--demo", action="store_true", help="serve sample files of a sample origin")
+    parser.add_argument("--host", metavar="H", help="listen here instead of [server] host")
+    parser.add_argument("--port", metavar="P", type=int, help="instead of [server] port")
+    parser.add_argument("--check", action="store_true", help="only validate the configuration")
+    return parser.parse_args()
+
+
+def _bound(settings: Settings, arguments: argparse.Namespace) -> Settings:
+    """The settings with what the command line says instead."""
+    given = {
+        key: value
+        for key, value in (("host", arguments.host), ("port", arguments.port))
+        if value is not None
+    }
+    return settings.model_copy(update={"server": settings.server.model_copy(update=given)})
+
+
+def _catalog(settings: Settings) -> Catalog:
+    kind: str = settings.catalog.kind  # type: ignore[attr-defined]  # each kind has one
+    return CATALOGS[kind].catalog(settings.catalog)
+
+
+def _run(serving: Callable[[], Coroutine[Any, Any, int]]) -> int:
+    _tame_aiohttp()
+    try:
+        import uvloop  # noqa: PLC0415 - where the platform has it
+    except ImportError:
+        loop_factory = None
+    else:
+        loop_factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        return runner.run(serving())
+
+
+def _tame_aiohttp() -> None:
+    """What aiohttp says about itself, and has no setting for."""
+    # Its answer to a request that it cannot parse passes none of our code.
+    aiohttp.web_response.SERVER_SOFTWARE = "tarstream"  # type: ignore[attr-defined]
+    logging.getLogger("aiohttp.server").addFilter(_quietly)
+
+
+def _quietly(record: logging.LogRecord) -> bool:
+    """A client that does not speak HTTP is no failure of ours: a line, no traceback."""
+    if record.exc_info and isinstance(record.exc_info[1], HttpProcessingError):
+        record.levelno, record.levelname = logging.INFO, "INFO"
+        record.msg, record.args, record.exc_info = "not HTTP", (), None
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main())
