@@ -18,17 +18,11 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from tarstream import demo, log
-from tarstream.app import Gateway
+from tarstream.app import Gateway, runner_of
 from tarstream.catalogs import CATALOGS
 from tarstream.catalogs.base import Catalog, CatalogError
 from tarstream.catalogs.template import TemplateSettings
 from tarstream.config import ConfigError, Server, Settings, Upstream, load
-
-MAX_LINE = 32 * 1024
-"""Bytes of a request line or header: about 800 ids of 36 characters."""
-
-KEEPALIVE = 75
-"""Seconds that an idle connection is kept; a little above nginx's 60, so that it closes first."""
 
 logger = logging.getLogger("tarstream")
 
@@ -59,15 +53,7 @@ async def serve(
 ) -> int:
     """Listen, and drain at SIGTERM or SIGINT; the exit status. `listening` is told the port."""
     gateway = Gateway(settings, catalog)
-    runner = web.AppRunner(
-        gateway.application(),
-        access_log=None,
-        # A client that leaves must be noticed while its origin is waited for.
-        handler_cancellation=True,
-        keepalive_timeout=KEEPALIVE,
-        max_line_size=MAX_LINE,
-        max_field_size=MAX_LINE,
-    )
+    runner = runner_of(gateway)
     await runner.setup()
     try:
         host, port = settings.server.host, settings.server.port

@@ -42,13 +42,33 @@ from tarstream.transfer import MemberFailed, Reach
 
 logger = logging.getLogger(__name__)
 
-MAX_BODY = 8 * 1024**2  # bytes of a POST
+MAX_BODY = 8 * 1024**2
+"""Bytes of a POST."""
+
+MAX_LINE = 32 * 1024
+"""Bytes of a request line or header: about 800 ids of 36 characters."""
+
+KEEPALIVE = 75
+"""Seconds that an idle connection is kept: more than nginx's 60, so that nginx closes first."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/=+-]{1,128}")
 _CALLER = web.RequestKey("caller", Caller)
 _NOT_KEPT = {"Cache-Control": "no-store"}
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def runner_of(gateway: "Gateway") -> web.AppRunner:
+    """What runs a gateway."""
+    return web.AppRunner(
+        gateway.application(),
+        access_log=None,
+        # A client that leaves must be noticed while its origin is waited for.
+        handler_cancellation=True,
+        keepalive_timeout=KEEPALIVE,
+        max_line_size=MAX_LINE,
+        max_field_size=MAX_LINE,
+    )
 
 
 class Gateway:
@@ -65,7 +85,7 @@ class Gateway:
         self._idle.set()
 
     def application(self) -> web.Application:
-        """The application, to be run by an AppRunner with `handler_cancellation`."""
+        """The application, to be run by `runner_of`."""
         app = web.Application(middlewares=[self._answer], client_max_size=MAX_BODY)
         app.cleanup_ctx.append(self._running)
         app.on_response_prepare.append(_add_common_headers)
