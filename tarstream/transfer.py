@@ -59,7 +59,7 @@ class Transfer:
         self._pulled = 0  # position at which the next piece to be pulled begins
         self._next: _Opening | None = None  # pulled, but not within reach when last looked at
         self._look_at = 0
-        self._ahead = 0
+        self._ahead: dict[_Opening, int] = {}  # what slots gave for members opened ahead
         self._gathered: list[bytes] = []
         self._gathered_size = 0
         self._owed_until = -1  # position at which the contents being sent end
@@ -83,6 +83,10 @@ class Transfer:
                 await self._pass_on()
         except* Exception as group:  # noqa: BLE001 - passed on, as itself
             raise _first(group) from None
+        finally:
+            # Not by the tasks: one that is cancelled before it ran has no chance to.
+            for opening in list(self._ahead):
+                self._its_turn(opening)
 
     def abort(self) -> bytes:
         """What is gathered and may still be written, so that the cut is inside contents."""
@@ -161,7 +165,7 @@ class Transfer:
         """Open members that begin within reach, as long as there is room for them."""
         horizon = self.position + self._reach.distance
         self._look_at = self.position + LOOK
-        while self._ahead < self._reach.members:
+        while len(self._ahead) < self._reach.members:
             if self._next is None:
                 piece = next(self._pieces, None) if self._pulled < horizon else None
                 if piece is None:
@@ -174,8 +178,7 @@ class Transfer:
             cost = self._slots.take_ahead(content.member.source, content.stop - content.start)
             if cost is None:
                 return
-            self._next.ahead_cost = cost
-            self._ahead += 1
+            self._ahead[self._next] = cost
             self._start(self._next)
             self._next = None
 
@@ -197,15 +200,12 @@ class Transfer:
             if opening.body.done():
                 raise
             opening.body.set_exception(error)
-        finally:
-            self._its_turn(opening)
 
     def _its_turn(self, opening: "_Opening") -> None:
         """It is no longer ahead: what slow clients are being sent must not hold up others."""
-        if opening.ahead_cost is not None:
-            self._slots.give_ahead(opening.content.member.source, opening.ahead_cost)
-            opening.ahead_cost = None
-            self._ahead -= 1
+        cost = self._ahead.pop(opening, None)
+        if cost is not None:
+            self._slots.give_ahead(opening.content.member.source, cost)
 
     async def _move(self, opening: "_Opening") -> None:
         """Move the contents of a member, whose header has been taken."""
@@ -237,7 +237,6 @@ class _Opening:
         self.content = content
         self.begins = begins
         self.started = False
-        self.ahead_cost: int | None = None
         self.body: asyncio.Future[Body] = asyncio.get_running_loop().create_future()
         # Its failure is for its turn, which may never come.
         self.body.add_done_callback(lambda body: body.cancelled() or body.exception())

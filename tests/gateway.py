@@ -100,6 +100,10 @@ class Process:
         status = Path(f"/proc/{self.pid}/status").read_text()
         return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024
 
+    def forget_peak_memory(self) -> None:
+        """Let `peak_memory` count from here on (proc(5), clear_refs)."""
+        Path(f"/proc/{self.pid}/clear_refs").write_text("5")
+
     def stop(self, number: int = signal.SIGTERM, seconds: float = 30) -> int:
         """Send a signal and wait; the exit status."""
         if self.popen.poll() is None:
