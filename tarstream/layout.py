@@ -27,7 +27,7 @@ class Member(NamedTuple):
     size: int
     """Bytes."""
     mtime: int
-    """Whole seconds since the epoch."""
+    """Whole seconds since the epoch, not negative."""
     source: Source
     validator: str | None = None
     """An entity-tag or an HTTP date as the origin sent it; `W/` before it when it is weak."""
@@ -102,8 +102,12 @@ class Layout:
     def slice(self, start: int, stop: int) -> Iterator[bytes | Content]:
         """The bytes [start, stop) in order: literal bytes, and placeholders for contents.
 
-        No piece is empty. Raises RuntimeError when a header is not as long as it was counted.
+        What lies beyond the archive is left out. No piece is empty.
+        Raises RuntimeError when a header is not as long as it was counted.
         """
+        stop = min(stop, self.size)
+        if start >= stop:
+            return
         for index in range(max(bisect_right(self._starts, start) - 1, 0), len(self.members)):
             if self._starts[index] >= stop:
                 return
@@ -122,7 +126,7 @@ class Layout:
             self._starts[index + 1],
         )
         content_stop = content + member.size
-        if start < content:
+        if max(start, base) < min(stop, content):
             before = _checked(self.format.before(member), content - base)
             yield before[max(start - base, 0) : stop - base]
         if max(start, content) < min(stop, content_stop):
@@ -159,12 +163,14 @@ def lay_out(
                 strong = known = False
             elif not is_strong(validator):
                 strong = False
-            # Neither names nor validators can hold NUL or LF, so this reads in one way only.
+            # Neither names nor validators hold NUL or LF, so this reads in one way only.
             described.append(
                 f"{member.name}\0{member.size}\0{member.mtime}\0{validator or ''}\0"
                 f"{member.digests}\n"
             )
-        digest.update("".join(described).encode())
+        # An entity-tag may hold bytes that are not UTF-8 (obs-text, RFC 9110 8.8.3); they are
+        # surrogates in a str.
+        digest.update("".join(described).encode("utf-8", "surrogatepass"))
         yield
     starts.append(offset)
     tag = digest.hexdigest()[:32]

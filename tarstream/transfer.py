@@ -7,6 +7,7 @@ that follows.
 
 import asyncio
 import hashlib
+import itertools
 import zlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
@@ -22,6 +23,9 @@ GATHER = 64 * 1024
 
 LOOK = 64 * 1024
 """Bytes between two looks at whether another member may be opened ahead."""
+
+BREATH = 64
+"""Pieces between two chances for other downloads to run: empty members wait for nobody."""
 
 Write = Callable[[bytes], Awaitable[None]]
 
@@ -75,11 +79,16 @@ class Transfer:
             async with asyncio.TaskGroup() as self._group:
                 await self._ready()
                 self._write = await begin()
-                while (piece := self._pull()) is not None:
+                for number in itertools.count():
+                    piece = self._pull()
+                    if piece is None:
+                        break
                     if isinstance(piece, bytes):
                         await self._take(piece)
                     else:
                         await self._move(piece)
+                    if number % BREATH == 0:
+                        await asyncio.sleep(0)
                 await self._pass_on()
         except* Exception as group:  # noqa: BLE001 - passed on, as itself
             raise _first(group) from None
@@ -165,7 +174,9 @@ class Transfer:
         """Open members that begin within reach, as long as there is room for them."""
         horizon = self.position + self._reach.distance
         self._look_at = self.position + LOOK
-        while len(self._ahead) < self._reach.members:
+        for _ in range(BREATH):
+            if len(self._ahead) >= self._reach.members:
+                return
             if self._next is None:
                 piece = next(self._pieces, None) if self._pulled < horizon else None
                 if piece is None:

@@ -12,8 +12,12 @@ SUFFIX = "tar"
 
 _TRAILER = NUL * (2 * BLOCKSIZE)  # POSIX ustar: "two 512-byte logical records of binary zeros"
 
-_lengths: dict[tuple[int, ...], int] = {}
-"""Header lengths by shape, see `measure`. Bounded by what names and numbers can look like."""
+_OCTAL_SIZES = 8**11  # bytes: what eleven octal digits can say is less, 8 GiB
+
+_MOST_LENGTHS = 1 << 16  # entries; a gateway meets some hundred, unless somebody wants it to grow
+
+_lengths: dict[tuple[bool, int, int, int, int, int], int] = {}
+"""Header lengths by shape, see `measure`."""
 
 
 def before(member: Member) -> bytes:
@@ -23,7 +27,8 @@ def before(member: Member) -> bytes:
     info.mtime = member.mtime
     info.mode = 0o644
     # Explicit encoding and error handler: the defaults depend on the locale.
-    return info.tobuf(PAX_FORMAT, "utf-8", "strict")
+    header = info.tobuf(PAX_FORMAT, "utf-8", "strict")
+    return header if member.size < _OCTAL_SIZES else _with_size(header, member.size)
 
 
 def after(member: Member) -> bytes:
@@ -40,13 +45,35 @@ def measure(member: Member) -> tuple[int, int]:
     """Lengths of header and padding.
 
     A header's length is that of a header which `before` rendered for a member of the same shape;
-    there is no second formula. For ASCII names tarfile looks at nothing but lengths and ranges.
+    there is no second formula. tarfile looks at whether a name is ASCII, and else at nothing but
+    lengths and ranges.
     """
     name, size, mtime = member.name, member.size, member.mtime
-    if not name.isascii():
-        return len(before(member)), -size % BLOCKSIZE
-    shape = (len(name), size.bit_length(), len(str(size)), mtime.bit_length(), len(str(mtime)))
+    ascii_ = name.isascii()
+    shape = (
+        ascii_,
+        len(name) if ascii_ else len(name.encode()),
+        size.bit_length(),
+        len(str(size)),
+        mtime.bit_length(),
+        len(str(mtime)),
+    )
     length = _lengths.get(shape)
     if length is None:
+        if len(_lengths) >= _MOST_LENGTHS:
+            _lengths.clear()
         length = _lengths[shape] = len(before(member))
     return length, -size % BLOCKSIZE
+
+
+def _with_size(header: bytes, size: int) -> bytes:
+    """`header` with the size in its last block too, base-256 as GNU tar writes it.
+
+    tarfile leaves 0 there, for the pax header overrides it. But busybox does not read it from
+    there, and would take the contents for the headers that follow, or for the end.
+    """
+    block = bytearray(header[-BLOCKSIZE:])
+    block[124:136] = b"\x80" + size.to_bytes(11, "big")
+    block[148:156] = b" " * 8  # the checksum is counted with blanks in its own place
+    block[148:156] = b"%06o\0 " % sum(block)
+    return header[:-BLOCKSIZE] + bytes(block)

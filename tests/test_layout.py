@@ -1,0 +1,557 @@
+"""Any part of an archive is that part of the whole, whichever way it is asked for."""
+
+import io
+import random
+import tarfile
+import tracemalloc
+from collections.abc import Sequence
+from itertools import combinations_with_replacement
+from zlib import crc32
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made import Made
+
+from tarstream.formats import FORMATS, tar
+from tarstream.layout import STEP, Content, Layout, Member, lay_out
+
+GIB = 1 << 30
+TIB = 1 << 40
+SIZES = [0, 1, 511, 512, 513, 8 * GIB - 1, 8 * GIB, TIB]
+
+
+class Letters:
+    """A format in letters. Lengths follow the name's, and any of it may be empty."""
+
+    MEDIA_TYPE = "text/plain"
+
+    def __init__(self, trailer=b"", suffix="letters"):
+        self.SUFFIX = suffix
+        self.end = trailer
+        self.rendered = []
+        self.measured = 0
+
+    def before(self, member):
+        self.rendered.append(member)
+        return b"<" * (len(member.name) % 4)
+
+    def after(self, member):
+        self.rendered.append(member)
+        return b">" * (len(member.name) % 3)
+
+    def trailer(self):
+        return self.end
+
+    def measure(self, member):
+        self.measured += 1
+        return len(member.name) % 4, len(member.name) % 3
+
+
+class Viewed(Sequence):
+    """Members that tell which of them were looked at."""
+
+    def __init__(self, members):
+        self._members = members
+        self.viewed = set()
+
+    def __len__(self):
+        return len(self._members)
+
+    def __getitem__(self, index):
+        if isinstance(index, int):
+            self.viewed.add(index)
+        return self._members[index]
+
+
+class Opened(io.RawIOBase):
+    """An archive as a file to read and seek in, none of which is stored."""
+
+    def __init__(self, layout):
+        self._layout = layout
+        self._position = 0
+
+    def readable(self):
+        return True
+
+    def seekable(self):
+        return True
+
+    def seek(self, offset, whence=io.SEEK_SET):
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._layout.size}
+        self._position = base[whence] + offset
+        return self._position
+
+    def readinto(self, buffer):
+        data = assemble(self._layout.slice(self._position, self._position + len(buffer)))
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+
+def member(name="a", size=0, mtime=0, validator='"v"', **more):
+    return Member(name, size, mtime, f"http://origin/{name}", validator, **more)
+
+
+def contents(of, start, stop):
+    """Contents of a member: another name has others, and they do not repeat."""
+    return Made(of.size, seed=crc32(of.name.encode())).read(start, stop)
+
+
+def assemble(pieces, contents=contents):
+    """The bytes that pieces of a layout stand for; none of the pieces may be empty."""
+    parts = [contents(*each) if isinstance(each, Content) else each for each in pieces]
+    assert all(parts)
+    return b"".join(parts)
+
+
+def in_one_piece(format_, members):
+    parts = [
+        format_.before(each) + contents(each, 0, each.size) + format_.after(each)
+        for each in members
+    ]
+    return b"".join(parts) + format_.trailer()
+
+
+def found_step_by_step(format_, members, start, stop):
+    """The bytes [start, stop), found by going through the archive from its beginning."""
+    found = []
+    offset = 0
+
+    def at(length, read):
+        nonlocal offset
+        first, last = max(start, offset), min(stop, offset + length)
+        if first < last:
+            found.append(read(first - offset, last - offset))
+        offset += length
+
+    def literal(data):
+        at(len(data), lambda first, last: data[first:last])
+
+    for each in members:
+        literal(format_.before(each))
+        at(each.size, lambda first, last, each=each: contents(each, first, last))
+        literal(format_.after(each))
+    literal(format_.trailer())
+    return b"".join(found)
+
+
+def by_tarfile(members, contents=contents):
+    """The archive as the standard library writes it in one piece, padded to a record by it."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT, encoding="utf-8") as whole:
+        for each in members:
+            info = tarfile.TarInfo(each.name)
+            info.size, info.mtime, info.mode, info.uid, info.gid = (
+                each.size,
+                each.mtime,
+                0o644,
+                0,
+                0,
+            )
+            whole.addfile(info, io.BytesIO(contents(each, 0, each.size)))
+    return file.getvalue()
+
+
+any_format = pytest.mark.parametrize(
+    "format_",
+    [*FORMATS.values(), Letters(), Letters(b"end")],
+    ids=[*FORMATS, "letters", "letters with a trailer"],
+)
+
+small_members = st.builds(
+    member,
+    st.text("abé/", min_size=1, max_size=12) | st.just("n" * 101),
+    st.sampled_from([0, 1, 511, 512, 513]) | st.integers(0, 1500),
+)
+large_members = st.builds(
+    member,
+    st.text("abé/", min_size=1, max_size=12),
+    st.sampled_from(SIZES) | st.integers(0, 2**60),
+)
+
+
+@any_format
+@settings(deadline=None)
+@given(st.lists(small_members, max_size=6), st.data())
+def test_any_slice_is_that_slice_of_the_whole(format_, members, data):
+    whole = in_one_piece(format_, members)
+    layout = Layout(format_, members)
+    assert layout.size == len(whole)
+    offsets = st.integers(0, layout.size + 3)
+    for _ in range(5):
+        start, stop = data.draw(offsets), data.draw(offsets)
+        assert assemble(layout.slice(start, stop)) == whole[start:stop]
+
+
+@any_format
+@settings(deadline=None)
+@given(st.lists(small_members, max_size=6), st.data())
+def test_slices_that_follow_one_another_are_the_whole(format_, members, data):
+    layout = Layout(format_, members)
+    cuts = sorted(data.draw(st.lists(st.integers(0, layout.size), max_size=20)))
+    slices = zip([0, *cuts], [*cuts, layout.size], strict=True)
+    parts = [assemble(layout.slice(start, stop)) for start, stop in slices]
+    assert b"".join(parts) == in_one_piece(format_, members)
+
+
+@any_format
+@settings(deadline=None)
+@given(st.lists(large_members, min_size=1, max_size=4), st.data())
+def test_any_slice_of_members_of_any_size(format_, members, data):
+    layout = Layout(format_, members)
+    starts = [layout.content_start(index) for index in range(len(members))]
+    stops = [start + each.size for start, each in zip(starts, members, strict=True)]
+    near = data.draw(st.sampled_from([0, *starts, *stops, layout.size]))
+    start = max(near - data.draw(st.integers(0, 2000)), 0)
+    stop = start + data.draw(st.integers(0, 4000))
+    expected = found_step_by_step(format_, members, start, stop)
+    assert assemble(layout.slice(start, stop)) == expected
+
+
+REFERENCE = [
+    member("empty"),
+    member("one", 1, 1),
+    member("dir/511", 511, 1_700_000_000),
+    member("dir/512", 512, 1_700_000_000),
+    member("dir/513", 513, 1_700_000_000),
+    member("Grüße.txt", 2000, 8**11 - 1),
+    member("n" * 100, 3, 8**11),
+    member("n" * 101, 3),
+    member("d/" * 500 + "日本語", 1025, 2**40),
+    member("last", 700),
+]
+
+
+def test_a_tar_is_what_tarfile_writes_in_one_piece():
+    """Up to our size, and it ends with two blocks of zeros, as ours does; then it only pads."""
+    expected = by_tarfile(REFERENCE)
+    layout = Layout(tar, REFERENCE)
+    assert assemble(layout.slice(0, layout.size)) == expected[: layout.size]
+    assert expected[layout.size - 1024 :] == bytes(len(expected) - layout.size + 1024)
+
+
+def test_each_edge_of_a_tar_plus_and_minus_one():
+    whole = by_tarfile(REFERENCE)
+    layout = Layout(tar, REFERENCE)
+    edges = {0, layout.size - 1024, layout.size - 512, layout.size}
+    for index, each in enumerate(REFERENCE):
+        content = layout.content_start(index)
+        before, after = tar.measure(each)
+        edges |= {*range(content - before, content + 1, 512)}
+        edges |= {content + each.size, content + each.size + after}
+    offsets = {edge + shift for edge in edges for shift in (-1, 0, 1)}
+    offsets = sorted(offset for offset in offsets if 0 <= offset <= layout.size)
+    for start, stop in combinations_with_replacement(offsets, 2):
+        assert assemble(layout.slice(start, stop)) == whole[start:stop], (start, stop)
+
+
+def test_thousands_of_random_ranges_of_a_tar():
+    whole = by_tarfile(REFERENCE)
+    layout = Layout(tar, REFERENCE)
+    chosen = random.Random(1)
+    for _ in range(5000):
+        start = chosen.randrange(layout.size)
+        length = chosen.choice([1, 512, 1024, layout.size])
+        stop = min(start + chosen.randint(1, length), layout.size)
+        assert assemble(layout.slice(start, stop)) == whole[start:stop], (start, stop)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_members_of_each_size_by_layout(size):
+    """The standard library finds each where the layout says, and both ends of its contents."""
+    members = [member("first", 5), member("it", size), member("again", size), member("last", 7)]
+    layout = Layout(tar, members)
+    with tarfile.open(fileobj=io.BufferedReader(Opened(layout))) as archive:
+        found = archive.getmembers()
+        assert [(each.name, each.size) for each in found] == [(m.name, m.size) for m in members]
+        for index, each in enumerate(found):
+            assert each.offset_data == layout.content_start(index)
+            file = archive.extractfile(each)
+            assert file.read(9) == contents(members[index], 0, 9)
+            start = max(each.size - 9, 0)
+            file.seek(start)
+            assert file.read() == contents(members[index], start, each.size)
+    assert found[-1].offset_data + 512 + 1024 == layout.size
+
+
+@any_format
+def test_an_empty_slice_has_no_pieces(format_):
+    layout = Layout(format_, REFERENCE)
+    size = layout.size
+    for start, stop in [
+        (0, 0),
+        (5, 5),
+        (7, 3),
+        (size, size),
+        (size, size + 9),
+        (size + 1, size + 9),
+    ]:
+        assert list(layout.slice(start, stop)) == []
+
+
+@any_format
+def test_an_archive_without_members(format_):
+    layout = Layout(format_, [])
+    assert layout.size == len(format_.trailer())
+    assert assemble(layout.slice(0, layout.size + 1)) == format_.trailer()
+
+
+@any_format
+def test_contents_start_where_content_start_says(format_):
+    layout = Layout(format_, REFERENCE)
+    whole = in_one_piece(format_, REFERENCE)
+    for index, each in enumerate(REFERENCE):
+        start = layout.content_start(index)
+        assert whole[start : start + each.size] == contents(each, 0, each.size)
+        if each.size:
+            assert list(layout.slice(start, start + 1)) == [Content(each, 0, 1)]
+
+
+def test_a_member_without_contents_has_no_placeholder():
+    layout = Layout(tar, [member(size=0)])
+    assert all(isinstance(piece, bytes) for piece in layout.slice(0, layout.size))
+
+
+def test_the_same_member_twice_is_two_members():
+    layout = Layout(tar, [member("a", 3)] * 2)
+    placeholders = [each for each in layout.slice(0, layout.size) if isinstance(each, Content)]
+    assert placeholders == [Content(member("a", 3), 0, 3)] * 2
+    assert layout.content_start(1) - layout.content_start(0) == 1024
+
+
+# Entity-tags.
+
+TWO = [
+    member("a", 1, 10, '"v"', digests=(("crc32", "00000000"),)),
+    member("b", 2, 20, "Sun, 06 Nov 1994 08:49:37 GMT"),
+]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "c"},
+        {"size": 3},
+        {"mtime": 11},
+        {"validator": '"w"'},
+        {"digests": ()},
+        {"digests": (("crc32", "00000001"),)},
+        {"digests": (("sha256", "00000000"),)},
+        {"digests": (("crc32", "00000000"), ("sha256", "00"))},
+    ],
+    ids=str,
+)
+def test_an_entity_tag_changes_with_what_the_bytes_depend_on(change):
+    assert Layout(tar, [TWO[0]._replace(**change), TWO[1]]).etag != Layout(tar, TWO).etag
+
+
+def test_an_entity_tag_changes_with_order_number_and_format():
+    kinds = [
+        (tar, TWO),
+        (tar, TWO[::-1]),
+        (tar, TWO[:1]),
+        (tar, [*TWO, TWO[0]]),
+        (tar, []),
+        (Letters(), TWO),
+        (Letters(suffix="others"), TWO),
+    ]
+    assert len({Layout(*each).etag for each in kinds}) == len(kinds)
+
+
+@pytest.mark.parametrize("change", [{"source": "http://mirror/a"}, {"source": b"x"}, {"id": "i"}])
+def test_an_entity_tag_does_not_change_with_where_a_member_comes_from(change):
+    assert Layout(tar, [TWO[0]._replace(**change), TWO[1]]).etag == Layout(tar, TWO).etag
+
+
+described = st.builds(
+    member,
+    st.text("a1", min_size=1, max_size=3),
+    st.integers(0, 11),
+    st.integers(0, 11),
+    st.text('a1"', max_size=2).map('"{}"'.format),
+    digests=st.sampled_from([(), (("crc32", "11"),), (("crc32", "1"), ("sha256", "1"))]),
+)
+
+
+@given(st.lists(described, max_size=3), st.lists(described, max_size=3))
+def test_archives_of_one_entity_tag_are_one_archive(these, those):
+    assert (Layout(tar, these).etag == Layout(tar, those).etag) == (these == those)
+
+
+def test_no_field_of_a_member_passes_for_another():
+    """What is joined to be hashed can be read in one way only."""
+    alike = [
+        [member("a", 1, 11)],
+        [member("a", 11, 1)],
+        [member("a1", 1, 1)],
+        [member("a", 1, 1, '"1"')],
+        [member("a", 1, 1, "1")],
+        [member("a", 1, 1, '""')],
+        [member("a", 1, 1, '"()"')],
+        [member("a\n", 1, 1)],
+    ]
+    assert len({Layout(tar, each).etag for each in alike}) == len(alike)
+
+
+def test_an_entity_tag_can_stand_in_a_header():
+    etag = Layout(tar, TWO).etag
+    assert etag[0] == etag[-1] == '"'
+    assert etag[1:-1].isascii()
+    assert etag[1:-1].isalnum()
+
+
+STRONG, DATE = '"s"', "Sun, 06 Nov 1994 08:49:37 GMT"
+
+
+@pytest.mark.parametrize(
+    ("validators", "prefix"),
+    [
+        ([], '"'),
+        ([STRONG], '"'),
+        ([STRONG, DATE], '"'),
+        (['W/"w"'], 'W/"'),
+        ([STRONG, f"W/{DATE}", STRONG], 'W/"'),
+        ([None], None),
+        ([STRONG, None, STRONG], None),
+        (['W/"w"', None], None),
+        ([None, 'W/"w"', STRONG], None),
+    ],
+)
+def test_an_archive_is_validated_as_well_as_its_weakest_member(validators, prefix):
+    """Strong where each member's validator is, weak where each has one, else there is none."""
+    layout = Layout(tar, [member(str(index), 1, 0, v) for index, v in enumerate(validators)])
+    if prefix is None:
+        assert layout.etag is None
+    else:
+        assert layout.etag.startswith(prefix)
+    assert layout.seekable == (prefix == '"')
+
+
+def test_a_digest_validates_nothing():
+    known = member(validator=None, digests=(("sha256", "00"),))
+    assert Layout(tar, [known]).etag is None
+
+
+def test_a_validator_may_hold_bytes_that_are_not_utf_8():
+    """RFC 9110 8.8.3, obs-text; aiohttp makes surrogates of them."""
+    tags = [Layout(tar, [member(validator=each)]).etag for each in ['"\udce9"', '"\udcea"', '"?"']]
+    assert len(set(tags)) == 3
+
+
+# What is counted is what is sent.
+
+
+class Drifting(Letters):
+    """Renders another length than it measured, in one place."""
+
+    def __init__(self, place):
+        super().__init__(b"end")
+        self.place = place
+        self.excess = 1
+
+    def before(self, member):
+        return b"<" * (2 + self.excess * (self.place == "before"))
+
+    def after(self, member):
+        return b">" * (2 + self.excess * (self.place == "after"))
+
+    def trailer(self):
+        return b"." * (2 + self.excess * (self.place == "trailer"))
+
+    def measure(self, member):
+        return 2, 2
+
+
+@pytest.mark.parametrize("excess", [1, -1, -2])
+@pytest.mark.parametrize("place", ["before", "after", "trailer"])
+def test_a_length_that_drifts_is_never_sent(place, excess):
+    format_ = Drifting(place)
+    format_.excess = 0
+    layout = Layout(format_, [member("a", 5), member("b", 5)])
+    sound = assemble(layout.slice(0, layout.size))
+    format_.excess = excess
+    taken = []
+    with pytest.raises(RuntimeError, match="counted"):
+        taken.extend(layout.slice(0, layout.size))
+    # What went before it is sound.
+    assert sound.startswith(assemble(taken))
+
+
+def test_a_drift_that_a_slice_does_not_touch_does_not_matter():
+    format_ = Drifting("before")
+    layout = Layout(format_, [member("a", 5), member("b", 5)])
+    assert list(layout.slice(2, 9)) == [Content(member("a", 5), 0, 5), b">>"]
+
+
+# Many members.
+
+
+@pytest.mark.parametrize("number", [0, 1, STEP, STEP + 1, 3 * STEP])
+def test_a_layout_is_made_in_steps(number):
+    """Between two of them others can run."""
+    format_ = Letters()
+    members = [member(str(index), 1) for index in range(number)]
+    steps = lay_out(format_, members)
+    measured = []
+    while True:
+        counted = format_.measured
+        try:
+            next(steps)
+        except StopIteration as stopped:
+            layout = stopped.value
+            break
+        measured.append(format_.measured - counted)
+    assert sum(measured) == number
+    assert max(measured, default=0) <= STEP
+    at_once = Layout(format_, members)
+    assert (layout.size, layout.etag) == (at_once.size, at_once.etag)
+    assert list(layout.slice(0, layout.size)) == list(at_once.slice(0, at_once.size))
+
+
+MANY = [member(f"photos/{index % 100}/{index}.jpg", index) for index in range(100_000)]
+
+
+def test_a_layout_of_100_000_members_holds_few_bytes():
+    """Less than 42 for each: offsets, no headers."""
+    tracemalloc.start()
+    try:
+        layout = Layout(tar, MANY)
+        held, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert layout.size > 100_000 * 512
+    assert held < 4 << 20
+    assert peak < 4 << 20
+
+
+def test_a_layout_renders_nothing_until_it_is_sliced():
+    format_ = Letters()
+    layout = Layout(format_, MANY)
+    pieces = layout.slice(0, layout.size)
+    assert not format_.rendered
+    for _ in range(6):
+        next(pieces)
+    assert len(set(format_.rendered)) <= 6
+
+
+def test_a_slice_at_the_very_end_touches_only_the_end():
+    members = Viewed([member(f"{index:05}--", index % 7) for index in range(100_000)])
+    format_ = Letters(b"trailer")
+    layout = Layout(format_, members)
+    members.viewed.clear()
+    assert assemble(layout.slice(layout.size - 7, layout.size)) == b"trailer"
+    assert not members.viewed
+    assert not format_.rendered
+    assert assemble(layout.slice(layout.size - 8, layout.size - 6)) == b">t"
+    assert members.viewed == {99_999}
+    assert len(format_.rendered) == 1
+
+
+def test_a_slice_at_the_very_beginning_touches_only_the_beginning():
+    members = Viewed(MANY)
+    format_ = Letters()
+    layout = Layout(format_, members)
+    members.viewed.clear()
+    assert list(layout.slice(0, 1)) == [format_.before(MANY[0])[:1]]
+    assert members.viewed == {0}
