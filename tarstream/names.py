@@ -44,7 +44,7 @@ _UNSAFE = re.compile(
     r"|[\u05ae\u18a9\u1df7\u1df8\u302b]"
     rf"|(?<![^/\\])B(?={_BZIP2})"
 )
-_MARKS = re.compile(r"[^\w\x00-\u02ff]{10,}")  # and more, but nothing in what most names are
+_MARKS = re.compile(r"[^\w\x00-\u02ff]{10,}")  # and other signs: `_interrupted` looks closer
 _DRIVE = re.compile(r"\A([A-Za-z]):")
 _SEPARATOR = re.compile(r"[/\\]")
 _SUFFIX = re.compile(r"\.*[^.].*?((?i:\.tar)?\.[^.\s]{1,16})", re.DOTALL)
@@ -118,6 +118,7 @@ def _composed(name: str) -> str:
 
 
 def _interrupted(marks: re.Match[str]) -> str:
+    """Return what was matched, each tenth combining mark in a row replaced."""
     characters = list(marks[0])
     row = 0
     for index, character in enumerate(characters):
