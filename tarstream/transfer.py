@@ -21,6 +21,9 @@ from tarstream.stores.limit import Slots
 GATHER = 64 * 1024
 """Bytes that are gathered before they are written."""
 
+MOST_GATHERED = 1024 * 1024
+"""Bytes at which headers alone are written: those of a run of empty members."""
+
 LOOK = 64 * 1024
 """Bytes between two looks at whether another member may be opened ahead."""
 
@@ -84,7 +87,11 @@ class Transfer:
                     if piece is None:
                         break
                     if isinstance(piece, bytes):
-                        await self._take(piece)
+                        # Gathered with the contents that follow, however much is held already:
+                        # padding must not leave without the next header.
+                        self._take(piece)
+                        if self._gathered_size >= MOST_GATHERED:
+                            await self.flush()
                     else:
                         await self._move(piece)
                     if number % BREATH == 0:
@@ -109,7 +116,9 @@ class Transfer:
         """Take a chunk of the contents being sent."""
         for digest in self._digests:
             digest.update(chunk)
-        await self._take(chunk)
+        self._take(chunk)
+        if self._gathered_size >= GATHER:
+            await self.flush()
 
     async def flush(self) -> None:
         """Write what is gathered, unless it ends at a boundary."""
@@ -120,14 +129,12 @@ class Transfer:
         """Count."""
         self.repairs += 1
 
-    async def _take(self, chunk: bytes) -> None:
+    def _take(self, chunk: bytes) -> None:
         self.position += len(chunk)
         self._gathered.append(chunk)
         self._gathered_size += len(chunk)
         if self.position >= self._look_at:
             self._look_ahead()
-        if self._gathered_size >= GATHER:
-            await self.flush()
 
     async def _pass_on(self) -> None:
         gathered = self._gathered
@@ -230,7 +237,7 @@ class Transfer:
         if (content.start, content.stop) == (0, content.member.size):
             self._digests = [_Digest(*stated) for stated in content.member.digests]
         with opening.blamed():
-            if not opening.body.done():
+            if self._gathered_size >= GATHER or not opening.body.done():
                 await self.flush()
             await (await opening.body).copy_to(self)
             if self.position != self._owed_until:

@@ -85,7 +85,11 @@ def member(origin, path, data, *some_faults, **fields):
 
 @settings(deadline=None, max_examples=60)
 @given(
-    st.lists(st.sampled_from([0, 1, 511, 512, 513, 1024, GATHER - 512, GATHER, 3 * GATHER])),
+    st.lists(
+        st.sampled_from(
+            [0, 1, 511, 512, 513, 1024, 65_000, GATHER - 512, GATHER - 36, GATHER, 3 * GATHER]
+        )
+    ),
     st.data(),
 )
 async def test_any_slice_arrives_and_no_write_ends_at_a_boundary(sizes, data):
@@ -126,6 +130,7 @@ async def test_small_members_are_gathered_and_padding_never_goes_alone():
         client.begin
     )
     assert min(map(len, client.writes[:-1])) >= 512  # padding is shorter, a header is not
+    assert max(map(len, client.writes)) < 100_001 + GATHER
 
 
 async def test_the_origin_sees_as_many_requests_at_a_time_as_ahead_says(origin, remote):
