@@ -7,6 +7,7 @@ python server.py --demo
 import argparse
 import asyncio
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
@@ -16,13 +17,14 @@ from typing import Any
 import aiohttp.web_response
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
 
 from tarstream import demo, log
 from tarstream.app import Gateway, runner_of
 from tarstream.catalogs import CATALOGS
 from tarstream.catalogs.base import Catalog, CatalogError
 from tarstream.catalogs.template import TemplateSettings
-from tarstream.config import ConfigError, Server, Settings, Upstream, load
+from tarstream.config import ConfigError, Limits, Log, Server, Settings, Upstream, load
 
 logger = logging.getLogger("tarstream")
 
@@ -31,14 +33,12 @@ def main() -> int:
     """Run until told to stop; the exit status."""
     arguments = _arguments()
     if arguments.demo:
+        log.set_up("text", "info")
         return _run(lambda: _demo(arguments))
     try:
         settings = load(arguments.config)
         catalog = _catalog(settings)
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except CatalogError as error:
+    except (ConfigError, CatalogError) as error:
         print(error, file=sys.stderr)
         return 2
     if arguments.check:
@@ -52,6 +52,7 @@ async def serve(
     settings: Settings, catalog: Catalog, listening: Callable[[int], None] | None = None
 ) -> int:
     """Listen, and drain at SIGTERM or SIGINT; the exit status. `listening` is told the port."""
+    signals = _signals()
     gateway = Gateway(settings, catalog)
     runner = runner_of(gateway)
     await runner.setup()
@@ -60,23 +61,32 @@ async def serve(
         try:
             await web.TCPSite(runner, host, port).start()
         except OSError as error:
-            print(f"cannot listen on {host}:{port}: {error.strerror}", file=sys.stderr)
+            # asyncio wraps what the system said; names that are not found have errors of their own.
+            number = error.errno or 0
+            reason = os.strerror(number).lower() if number > 0 else error.strerror
+            print(f"cannot listen on {_authority(host, port)}: {reason}", file=sys.stderr)
             return 1
         port = runner.addresses[0][1]
         logger.info("listening", extra={"fields": {"host": host, "port": port}})
         if listening is not None:
             listening(port)
-        return await _until_stopped(gateway, settings.server.shutdown_timeout)
+        return await _until_stopped(gateway, settings.server.shutdown_timeout, signals)
     finally:
         await runner.cleanup()
 
 
-async def _until_stopped(gateway: Gateway, shutdown_timeout: float) -> int:
-    """Wait for a signal, then until all is sent, the time is over, or a second signal comes."""
-    loop = asyncio.get_running_loop()
+def _signals() -> asyncio.Queue[None]:
+    """An item for each SIGTERM and SIGINT from here on."""
     signals: asyncio.Queue[None] = asyncio.Queue()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, signals.put_nowait, None)
+        asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, None)
+    return signals
+
+
+async def _until_stopped(
+    gateway: Gateway, shutdown_timeout: float, signals: asyncio.Queue[None]
+) -> int:
+    """Wait for a signal, then until all is sent, the time is over, or a second signal comes."""
     await signals.get()
     draining = asyncio.ensure_future(gateway.drain(shutdown_timeout))
     again = asyncio.ensure_future(signals.get())
@@ -90,19 +100,20 @@ async def _until_stopped(gateway: Gateway, shutdown_timeout: float) -> int:
 
 async def _demo(arguments: argparse.Namespace) -> int:
     """The gateway, and an origin for it."""
-    log.set_up("text", "info")
     origin = demo.SampleOrigin()
     url = await origin.start()
     try:
-        settings = Settings(
+        settings = Settings.model_construct(  # whatever the environment says
             server=Server(),
             catalog=TemplateSettings(kind="template", url=f"{url}/{{id}}"),
             upstream=Upstream(allow=(url,)),
+            limits=Limits(),
+            log=Log(),
         )
         settings = _bound(settings, arguments)
 
         def listening(port: int) -> None:
-            archive = f"http://{settings.server.host}:{port}{demo.archive_path()}"
+            archive = f"http://{_authority(settings.server.host, port)}{demo.archive_path()}"
             print(f"\n  Paste this elsewhere:\n\n    curl -s '{archive}' | tar xv\n", flush=True)
 
         return await serve(settings, _catalog(settings), listening)
@@ -116,9 +127,15 @@ def _arguments() -> argparse.Namespace:
     what.add_argument("--config", type=Path, metavar="FILE", help="settings, see config.toml")
     what.add_argument("--demo", action="store_true", help="serve sample files of a sample origin")
     parser.add_argument("--host", metavar="H", help="listen here instead of [server] host")
-    parser.add_argument("--port", metavar="P", type=int, help="instead of [server] port")
+    parser.add_argument("--port", metavar="P", type=_port, help="instead of [server] port")
     parser.add_argument("--check", action="store_true", help="only validate the configuration")
     return parser.parse_args()
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) <= 65535):
+        raise argparse.ArgumentTypeError("must be a number from 0 to 65535")
+    return int(text)
 
 
 def _bound(settings: Settings, arguments: argparse.Namespace) -> Settings:
@@ -129,6 +146,10 @@ def _bound(settings: Settings, arguments: argparse.Namespace) -> Settings:
         if value is not None
     }
     return settings.model_copy(update={"server": settings.server.model_copy(update=given)})
+
+
+def _authority(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _catalog(settings: Settings) -> Catalog:
@@ -153,6 +174,8 @@ def _tame_aiohttp() -> None:
     # Its answer to a request that it cannot parse passes none of our code.
     aiohttp.web_response.SERVER_SOFTWARE = "tarstream"  # type: ignore[attr-defined]
     logging.getLogger("aiohttp.server").addFilter(_quietly)
+    if HttpRequestParser is HttpRequestParserPy:
+        logger.warning("aiohttp has no C parser here; the one in Python is slow")
 
 
 def _quietly(record: logging.LogRecord) -> bool:
@@ -164,4 +187,7 @@ def _quietly(record: logging.LogRecord) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:  # before there was anything to drain
+        sys.exit(130)

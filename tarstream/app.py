@@ -1,4 +1,4 @@
-"""The HTTP surface: routes, headers, and errors as statuses.
+"""The HTTP surface: routes, and errors as statuses.
 
 Up to the first byte everything that goes wrong is an answer. From then on it is a broken
 connection: nothing here may write a second answer into an archive.
@@ -6,16 +6,15 @@ connection: nothing here may write a second answer into an archive.
 
 import asyncio
 import logging
-import re
-import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 
 from aiohttp import web
 
 from tarstream import conditional, plan
+from tarstream.admission import Admission
 from tarstream.archive import Archive, Archives
+from tarstream.assembly import open_archives
 from tarstream.catalogs.base import Caller, Catalog
 from tarstream.config import Settings
 from tarstream.download import Download
@@ -23,27 +22,18 @@ from tarstream.errors import (
     BadRequest,
     BodyTimeout,
     ObjectChanged,
+    ObjectMissing,
     TarstreamError,
-    TooLarge,
     Unavailable,
-    UnsupportedBody,
     VersionConflict,
 )
-from tarstream.memory import LocalMemory
-from tarstream.problem import problem
-from tarstream.proxies import client_address
-from tarstream.query import ArchiveRequest, read_form, read_json, read_request
-from tarstream.resolve import Limits, Resolver
-from tarstream.response import ArchiveResponse, archive_headers
-from tarstream.stores import Upstream, open_stores
-from tarstream.stores.guard import Policy
-from tarstream.stores.limit import Slots
-from tarstream.transfer import MemberFailed, Reach
+from tarstream.problem import Problem, problem
+from tarstream.query import ArchiveRequest
+from tarstream.request import CALLER, MAX_BODY, caller_of, read, wants_lines
+from tarstream.response import BEGUN, WatchedResponse, archive_headers
+from tarstream.transfer import MemberFailed
 
 logger = logging.getLogger(__name__)
-
-MAX_BODY = 8 * 1024**2
-"""Bytes of a POST."""
 
 MAX_LINE = 32 * 1024
 """Bytes of a request line or header: about 800 ids of 36 characters."""
@@ -51,8 +41,8 @@ MAX_LINE = 32 * 1024
 KEEPALIVE = 75
 """Seconds that an idle connection is kept: more than nginx's 60, so that nginx closes first."""
 
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/=+-]{1,128}")
-_CALLER = web.RequestKey("caller", Caller)
+_LAST_SECONDS = 1.0  # for what is still being answered when all archives have ended
+
 _NOT_KEPT = {"Cache-Control": "no-store"}
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -68,6 +58,9 @@ def runner_of(gateway: "Gateway") -> web.AppRunner:
         keepalive_timeout=KEEPALIVE,
         max_line_size=MAX_LINE,
         max_field_size=MAX_LINE,
+        # What is not decoded cannot grow, nor be refused in the middle with a traceback.
+        auto_decompress=False,
+        shutdown_timeout=_LAST_SECONDS,
     )
 
 
@@ -78,11 +71,7 @@ class Gateway:
         self._settings = settings
         self._catalog = catalog
         self._archives: Archives
-        self._draining = False
-        self._downloads: set[Download] = set()
-        self._busy: set[asyncio.Task[Any]] = set()
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._admission = Admission(settings.limits.max_archives)
 
     def application(self) -> web.Application:
         """The application, to be run by `runner_of`."""
@@ -98,82 +87,44 @@ class Gateway:
 
     async def drain(self, timeout: float) -> None:
         """Refuse new archives, and give those in flight `timeout` seconds."""
-        self._draining = True
-        logger.info("draining", extra={"fields": {"archives": len(self._busy), "seconds": timeout}})
-        try:
-            async with asyncio.timeout(timeout):
-                await self._idle.wait()
-        except TimeoutError:
-            pass
+        await self._admission.drain(timeout)
 
     async def cut(self) -> int:
         """End what is still in flight; how many that were."""
-        for download in self._downloads:
-            download.cut = True
-        busy = list(self._busy)
-        for task in busy:
-            task.cancel()
-        if busy:
-            logger.warning("archives cut at shutdown", extra={"fields": {"archives": len(busy)}})
-            await asyncio.wait(busy)
-        return len(busy)
+        return await self._admission.cut()
 
     async def _running(self, app: web.Application) -> AsyncIterator[None]:  # noqa: ARG002
-        upstream = self._settings.upstream
-        limits = self._settings.limits
-        slots = Slots(upstream.connections, upstream.ahead_total_bytes)
-        async with AsyncExitStack() as stack:
-            guard, store = open_stores(
-                Upstream(
-                    policy=Policy(upstream.allow),
-                    connect_timeout=upstream.connect_timeout,
-                    read_timeout=upstream.read_timeout,
-                    patience=upstream.patience,
-                    attempts=upstream.attempts,
-                ),
-                slots,
-                stack,
-            )
-            self._archives = Archives(
-                Resolver(
-                    self._catalog,
-                    guard,
-                    store,
-                    LocalMemory(upstream.remember),
-                    Limits(limits.max_members, limits.max_bytes),
-                ),
-                store,
-                slots,
-                Reach(upstream.ahead, upstream.ahead_bytes),
-                upstream.plan_timeout,
-            )
-            watching = asyncio.create_task(self._catalog.watch())
+        async with open_archives(self._settings, self._catalog) as self._archives:
+            watching = asyncio.create_task(self._watch())
             try:
                 yield
             finally:
                 watching.cancel()
                 await asyncio.wait([watching])
 
-    # Requests
+    async def _watch(self) -> None:
+        try:
+            await self._catalog.watch()
+        except Exception:
+            logger.exception("the catalog is no longer watched; changes need a restart")
 
     @web.middleware
     async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Turn what is raised before the first byte into an answer."""
-        request[_CALLER] = caller = self._caller(request)
+        """Turn what is raised into an answer, or into a broken connection once one has begun."""
+        request[CALLER] = caller = caller_of(request, self._settings.server.trusted_proxies)
         try:
             response = await handler(request)
-        except TarstreamError as error:
-            headers = {}
-            if isinstance(error, Unavailable):
-                headers["Retry-After"] = str(error.retry_after)
-            response = problem(error.status, error.detail, caller, headers, error.refusals)
-        except web.HTTPException as error:
-            allow = {key: error.headers[key] for key in ("Allow",) if key in error.headers}
-            response = problem(error.status, error.reason, caller, allow)
-        except Exception:
-            logger.exception("failed", extra={"fields": {"request_id": caller.request_id}})
-            response = problem(500, "the gateway itself failed", caller)
-        if self._draining:
+        except Exception as error:
+            begun: WatchedResponse | None = request.get(BEGUN)
+            expected = (TarstreamError, web.HTTPException) if begun is None else ConnectionError
+            if not isinstance(error, expected):
+                logger.exception("failed", extra={"fields": {"request_id": caller.request_id}})
+            # A response that has begun breaks the connection by itself when bytes are owed.
+            if begun is not None:
+                response = begun
+            else:
+                response = await self._send_problem(request, _refusal(error, caller))
+        if self._admission.draining:
             response.force_close()
         return response
 
@@ -181,176 +132,155 @@ class Gateway:
         return web.Response(text="ok\n")
 
     async def _readyz(self, request: web.Request) -> web.StreamResponse:  # noqa: ARG002
-        if self._draining:
+        if self._admission.draining:
             raise Unavailable("the gateway is shutting down")
         return web.Response(text="ready\n")
 
     async def _plan(self, request: web.Request) -> web.StreamResponse:
-        with self._admitted():
+        with self._admission.admitted():
             asked = await self._read(request)
-            archive = await self._planned(request, asked)
+            archive = await self._planned(asked, request[CALLER])
             url = asked.path(self._settings.server.base_path + "/archive", archive.tag)
-            if _wants_lines(request):
-                return await self._send_lines(request, archive, url)
+            if wants_lines(request):
+                headers = _line_headers(archive, url)
+                return await self._send(request, headers, None, plan.as_lines(archive))
             body = []
             for chunk in plan.as_json(archive, asked.format, url):
                 body.append(chunk)
                 await asyncio.sleep(0)
-            return web.Response(
-                body=b"".join(body), content_type="application/json", headers=_NOT_KEPT
-            )
+            headers = {**_NOT_KEPT, "Content-Type": "application/json"}
+            return await self._send(request, headers, sum(map(len, body)), body)
 
-    async def _send_lines(
-        self, request: web.Request, archive: Archive, url: str | None
+    async def _send(
+        self,
+        request: web.Request,
+        headers: Mapping[str, str],
+        length: int | None,
+        chunks: Iterable[bytes],
+        status: int = 200,
     ) -> web.StreamResponse:
-        headers = {
-            **_NOT_KEPT,
-            "Content-Type": "application/x-ndjson",
-            "X-Archive-Size": str(archive.size),
-            "X-Archive-Members": str(len(archive.layout.members)),
-            "X-Accel-Buffering": "no",
-        }
-        if archive.etag:
-            headers["ETag"] = archive.etag
-        if url:
-            headers["Link"] = f'<{url}>; rel="canonical"'
-        response = web.StreamResponse(headers=headers)
-        await response.prepare(request)
         if request.method == "HEAD":
-            return response
-        try:
-            for chunk in plan.as_lines(archive):
-                async with asyncio.timeout(self._settings.limits.stall_timeout):
-                    await response.write(chunk)
-        except TimeoutError:
-            raise asyncio.CancelledError from None  # as when the client had left
+            return _head(headers, length, status)
+        response = WatchedResponse(headers, length, self._settings.limits.stall_timeout, status)
+        if self._admission.draining:
+            response.force_close()
+        with suppress(ConnectionError):  # then bytes are owed, and nobody waits for them
+            await response.send_all(request, chunks)
         return response
 
+    async def _send_problem(self, request: web.Request, problem: Problem) -> web.StreamResponse:
+        status, headers, body = problem
+        return await self._send(request, headers, len(body), [body], status)
+
     async def _archive(self, request: web.Request) -> web.StreamResponse:
-        with self._admitted():
+        with self._admission.admitted():
             asked = await self._read(request)
             # What was remembered may be stale. Then it is forgotten and all is planned once more.
             for _ in range(2):
-                archive = await self._planned(request, asked)
+                archive = await self._planned(asked, request[CALLER])
                 try:
                     return await self._respond(request, asked, archive)
                 except MemberFailed as failed:
-                    changed = isinstance(failed.cause, ObjectChanged)
-                    if not changed or failed.member.source not in archive.resolution.asked:
+                    if not _may_be_stale(failed, asked, archive):
                         raise failed.cause.about(failed.member.id or "") from failed
             raise Unavailable("the sources change while they are looked at; try again", 1)
 
     async def _respond(
         self, request: web.Request, asked: ArchiveRequest, archive: Archive
     ) -> web.StreamResponse:
-        caller = request[_CALLER]
-        if request.method == "POST":  # Range and conditions are GET's (RFC 9110 14.2, 13.1)
-            selection = conditional.Selection(200, 0, archive.size)
-        else:
-            selection = conditional.select(
-                request.method, request.headers, archive.etag, archive.size
-            )
+        caller = request[CALLER]
+        selection = conditional.select(request.method, request.headers, archive.etag, archive.size)
         headers = archive_headers(archive, asked, selection, public=self._settings.server.public)
         if selection.status == 304:
             return web.Response(status=304, headers=headers)
         if selection.status == 412:
-            return problem(412, "the archive is another one than If-Match names", caller, headers)
+            detail = "the archive is another one than If-Match names"
+            return await self._send_problem(request, problem(412, detail, caller, headers))
         if selection.status == 416:
-            return problem(416, f"the archive has {archive.size} bytes", caller, headers)
+            detail = f"the archive has {archive.size} bytes"
+            return await self._send_problem(request, problem(416, detail, caller, headers))
         if request.method == "HEAD":
-            head = web.StreamResponse(status=selection.status, headers=headers)
-            head.content_length = archive.size
-            return head
-        response = ArchiveResponse(
-            selection.status,
-            headers,
-            selection.stop - selection.start,
-            self._settings.limits.stall_timeout,
+            return _head(headers, archive.size)
+        start, stop = selection.start, selection.stop
+        response = WatchedResponse(
+            headers, stop - start, self._settings.limits.stall_timeout, selection.status
         )
-        download = Download(
-            self._archives, archive, selection.start, selection.stop, response, caller
-        )
-        self._downloads.add(download)
-        try:
-            await download.run(request)
-        finally:
-            self._downloads.discard(download)
+        download = Download(self._archives, archive, response, caller, self._admission)
+        await download.run(request, start, stop)
         return response
 
-    async def _planned(self, request: web.Request, asked: ArchiveRequest) -> Archive:
-        archive = await self._archives.plan(
-            asked.ids, asked.format, request[_CALLER], skip_missing=asked.missing == "skip"
-        )
-        if asked.version is None:
-            return archive
-        if archive.tag is None:
-            raise BadRequest("version cannot pin it: a source of it has no strong validator")
-        if archive.tag != asked.version:
-            raise VersionConflict(
-                "the sources no longer give the archive that version names; "
-                "ask without version for the one they give"
-            )
-        return archive
-
-    @contextmanager
-    def _admitted(self) -> Iterator[None]:
-        """Count a request among those being planned or sent, or refuse it."""
-        if self._draining:
-            raise Unavailable("the gateway is shutting down; ask another one, or later")
-        if len(self._busy) >= self._settings.limits.max_archives:
-            raise Unavailable("as many archives are under way as [limits] max_archives allows")
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - a handler runs in a task
-        self._busy.add(task)
-        self._idle.clear()
-        try:
-            yield
-        finally:
-            self._busy.discard(task)
-            if not self._busy:
-                self._idle.set()
-
     async def _read(self, request: web.Request) -> ArchiveRequest:
-        """What is asked for, in the query and, with POST, in the body."""
-        fields = read_form(request.raw_path.partition("?")[2])
-        if request.method == "POST":
-            kind = request.content_type
-            if kind not in {"application/json", "application/x-www-form-urlencoded"}:
-                raise UnsupportedBody(
-                    "POST takes application/json or application/x-www-form-urlencoded"
-                )
-            body = await self._body(request)
-            fields += read_json(body) if kind == "application/json" else read_form(body)
-        return read_request(fields)
+        return await read(request, self._settings.limits.stall_timeout)
 
-    async def _body(self, request: web.Request) -> bytes:
-        try:
-            async with asyncio.timeout(self._settings.limits.stall_timeout):
-                return await request.read()
-        except TimeoutError:
-            raise BodyTimeout("the body did not arrive") from None
-        except web.HTTPRequestEntityTooLarge:
-            raise TooLarge(f"the body is longer than {MAX_BODY} bytes") from None
-
-    def _caller(self, request: web.Request) -> Caller:
-        given = request.headers.get("X-Request-Id", "")
-        return Caller(
-            client_address(
-                request.remote or "",
-                request.headers.getall("X-Forwarded-For", []),
-                self._settings.server.trusted_proxies,
-            ),
-            given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex,
+    async def _planned(self, asked: ArchiveRequest, caller: Caller) -> Archive:
+        """The archive that is asked for, which is the one that `version` names if it names one."""
+        for _ in range(2):
+            archive = await self._archives.plan(
+                asked.ids, asked.format, caller, skip_missing=asked.missing == "skip"
+            )
+            if asked.version in {None, archive.tag}:
+                return archive
+            if archive.tag is None:
+                raise BadRequest("version cannot pin it: a source of it has no strong validator")
+            # Whoever asks may have seen the sources after we did.
+            for member in archive.layout.members:
+                if member.source in archive.resolution.asked:
+                    await self._archives.forget(member)
+        raise VersionConflict(
+            "the sources no longer give the archive that version names; "
+            "ask without version for the one they give"
         )
+
+
+def _may_be_stale(failed: MemberFailed, asked: ArchiveRequest, archive: Archive) -> bool:
+    """Whether another plan may be another one, since this one rests on what was remembered."""
+    if isinstance(failed.cause, ObjectMissing):
+        return asked.missing == "skip"
+    return (
+        isinstance(failed.cause, ObjectChanged) and failed.member.source in archive.resolution.asked
+    )
+
+
+def _refusal(error: Exception, caller: Caller) -> Problem:
+    """The answer that an error is before the first byte."""
+    if isinstance(error, TarstreamError):
+        headers = {}
+        if isinstance(error, Unavailable):
+            headers["Retry-After"] = str(error.retry_after)
+        if isinstance(error, BodyTimeout):
+            headers["Connection"] = "close"  # RFC 9110 15.5.9
+        return problem(error.status, error.detail, caller, headers, error.refusals)
+    if isinstance(error, web.HTTPException):
+        allow = {key: error.headers[key] for key in ("Allow",) if key in error.headers}
+        return problem(error.status, error.reason, caller, allow)
+    return problem(500, "the gateway itself failed", caller)
+
+
+def _head(headers: Mapping[str, str], length: int | None, status: int = 200) -> web.StreamResponse:
+    """The answer to HEAD: nothing may be written into it, or it would be sent."""
+    response = web.StreamResponse(headers=headers, status=status)
+    response.content_length = length
+    return response
+
+
+def _line_headers(archive: Archive, url: str | None) -> dict[str, str]:
+    """What a plan of lines has no line for."""
+    headers = {
+        **_NOT_KEPT,
+        "Content-Type": "application/x-ndjson",
+        "X-Archive-Size": str(archive.size),
+        "X-Archive-Members": str(len(archive.layout.members)),
+        "X-Accel-Buffering": "no",
+    }
+    if archive.etag:
+        headers["ETag"] = archive.etag
+    if url:
+        headers["Link"] = f'<{url}>; rel="canonical"'
+    return headers
 
 
 async def _add_common_headers(request: web.BaseRequest, response: web.StreamResponse) -> None:
     response.headers["Server"] = "tarstream"
     response.headers["X-Content-Type-Options"] = "nosniff"
-    if _CALLER in request:
-        response.headers["X-Request-Id"] = request[_CALLER].request_id
-
-
-def _wants_lines(request: web.Request) -> bool:
-    accepted = ",".join(request.headers.getall("Accept", [])).split(",")
-    return any(a.partition(";")[0].strip() == "application/x-ndjson" for a in accepted)
+    if CALLER in request:
+        response.headers["X-Request-Id"] = request[CALLER].request_id

@@ -1,11 +1,9 @@
 """Archives: planned from ids, and moved, part by part, to whoever asked."""
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tarstream.catalogs.base import Caller
-from tarstream.errors import OriginTimeout
 from tarstream.formats import FORMATS
 from tarstream.layout import Layout, Member, is_strong, lay_out
 from tarstream.resolve import Resolution, Resolver, in_steps
@@ -46,22 +44,13 @@ class Archives:
     store: Store
     slots: Slots
     reach: Reach
-    plan_timeout: float
-    """Seconds."""
 
     async def plan(
         self, ids: Sequence[str], format_: str, caller: Caller, *, skip_missing: bool
     ) -> Archive:
         """The archive of `ids`; see `Resolver.resolve` for what it raises."""
-        try:
-            async with asyncio.timeout(self.plan_timeout):
-                resolution = await self.resolver.resolve(ids, caller, skip_missing=skip_missing)
-                layout = await in_steps(lay_out(FORMATS[format_], resolution.members))
-        except TimeoutError:
-            raise OriginTimeout(
-                f"what the archive holds was not known after {self.plan_timeout:g} seconds; "
-                "ask for fewer members ([upstream] plan_timeout)"
-            ) from None
+        resolution = await self.resolver.resolve(ids, caller, skip_missing=skip_missing)
+        layout = await in_steps(lay_out(FORMATS[format_], resolution.members))
         return Archive(layout, resolution)
 
     def transfer(self, archive: Archive, start: int, stop: int) -> Transfer:

@@ -5,11 +5,14 @@ Every key may also be given as `TARSTREAM_SECTION__KEY`, which wins over the fil
 
 import json
 import os
+import re
+from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from functools import reduce
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from operator import or_
 from pathlib import Path
-from tomllib import TOMLDecodeError
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -17,13 +20,14 @@ from pydantic import (
     ByteSize,
     ConfigDict,
     Field,
-    IPvAnyNetwork,
     ValidationError,
+    ValidationInfo,
     field_validator,
 )
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
@@ -34,16 +38,34 @@ from tarstream.catalogs import CATALOGS
 from tarstream.stores.guard import Policy
 
 
-def _listed(value: object) -> object:
-    """Lists in the environment: JSON, or simply with commas."""
-    if not isinstance(value, str):
-        return value
-    return json.loads(value) if value.startswith("[") else [v.strip() for v in value.split(",")]
+def _texts(value: object) -> tuple[str, ...]:
+    """A list of strings; in the environment it is JSON, or simply has commas."""
+    if isinstance(value, str):
+        if value.lstrip().startswith("["):
+            try:
+                value = json.loads(value)
+            except (ValueError, RecursionError):
+                raise ValueError(
+                    "must be a JSON list, or values with commas between them"
+                ) from None
+        else:
+            value = [text for each in value.split(",") if (text := each.strip())]
+    if not isinstance(value, list | tuple) or not all(isinstance(text, str) for text in value):
+        raise ValueError("must be a list of strings")
+    return tuple(value)
 
 
-Texts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)]
-Networks = Annotated[tuple[IPvAnyNetwork, ...], NoDecode, BeforeValidator(_listed)]
+def _networks(value: object) -> tuple[IPv4Network | IPv6Network, ...]:
+    return tuple(map(ip_network, _texts(value)))
+
+
+Texts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_texts)]
+Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode, BeforeValidator(_networks)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+# path-abempty = *( "/" segment )   (RFC 3986 3.3), without empty segments
+_PREFIX = re.compile(r"(/[A-Za-z0-9._~!$&'()*+,;=:@%-]+)*")
 
 
 class ConfigError(Exception):
@@ -57,11 +79,20 @@ class ConfigError(Exception):
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_no_number(cls, value: object, info: ValidationInfo) -> object:
+        # To Python true is 1.
+        field = cls.model_fields[info.field_name or ""]
+        if isinstance(value, bool) and field.annotation is not bool:
+            raise ValueError("must not be true or false")
+        return value
+
 
 class Server(_Section):
     """`[server]`."""
 
-    host: str = "127.0.0.1"
+    host: str = Field(default="127.0.0.1", min_length=1)
     port: int = Field(default=8080, ge=0, le=65535)
     shutdown_timeout: float = Field(default=300, ge=0, allow_inf_nan=False)
     base_path: str = ""
@@ -71,8 +102,8 @@ class Server(_Section):
     @field_validator("base_path")
     @classmethod
     def _is_a_prefix(cls, value: str) -> str:
-        if value and (not value.startswith("/") or value.endswith("/") or not value.isascii()):
-            raise ValueError("must begin with a slash and not end with one, like '/files'")
+        if not _PREFIX.fullmatch(value):
+            raise ValueError("must be like '/files': a slash at its beginning, none at its end")
         return value
 
 
@@ -137,6 +168,7 @@ class Settings(BaseSettings):
 
 def load(path: Path) -> Settings:
     """The settings of a file and the environment. Raises ConfigError with all that is wrong."""
+    known = {variable(section, key) for section, model in sections() for key in model.model_fields}
 
     class FromFile(Settings):
         @classmethod
@@ -148,51 +180,98 @@ def load(path: Path) -> Settings:
             dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
             file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         ) -> tuple[PydanticBaseSettingsSource, ...]:
+            assert isinstance(env_settings, EnvSettingsSource)  # noqa: S101 - by its name
+            variables = env_settings.env_vars.items()
+            # It would make something even of those that are no settings.
+            env_settings.env_vars = {k: v for k, v in variables if k.upper() in known}
             return env_settings, TomlConfigSettingsSource(settings_cls, path)
 
+    lines = [f"{name}: is not a setting" for name in _strays(known)]
     try:
         # Opened here, because the library takes a missing file for an empty one.
         with path.open("rb"):
-            return FromFile()  # type: ignore[call-arg]  # its sources say the rest
+            settings = FromFile()  # type: ignore[call-arg]  # its sources say the rest
     except OSError as error:
-        reason = (error.strerror or "cannot be read").lower()
-        raise ConfigError([f"{path}: {reason}"]) from None
-    except (TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError([f"{path}: not valid TOML: {error}"]) from None
+        lines.append(f"{path}: {(error.strerror or 'cannot be read').lower()}")
     except ValidationError as error:
-        raise ConfigError([_line(path, mistake) for mistake in error.errors()]) from None
+        lines += [_line(path, mistake) for mistake in error.errors()]
+    except (ValueError, RecursionError) as error:
+        lines.append(f"{path}: not valid TOML: {error}")
+    if lines:
+        raise ConfigError(lines)
+    return settings
+
+
+def sections() -> Iterator[tuple[str, type[BaseModel]]]:
+    """Each section and what may stand in it; `catalog` once for each kind."""
+    for section, field in Settings.model_fields.items():
+        if section == "catalog":
+            yield from ((section, kind.settings) for kind in CATALOGS.values())
+        elif isinstance(field.annotation, type):
+            yield section, field.annotation
+
+
+def variable(section: str, key: str) -> str:
+    """The environment variable of a setting."""
+    return f"TARSTREAM_{section}__{key}".upper()
+
+
+def _strays(known: AbstractSet[str]) -> list[str]:
+    """Variables that look like settings and are none, in upper case."""
+    whole = {f"TARSTREAM_{section}".upper() for section, _ in sections()}
+    # Others begin so too: Kubernetes sets TARSTREAM_PORT where a service is called tarstream.
+    return sorted(
+        name
+        for name in {name.upper() for name in os.environ} - known
+        if name in whole or (name.startswith("TARSTREAM_") and "__" in name)
+    )
 
 
 def _line(path: Path, mistake: ErrorDetails) -> str:
     """One mistake: where it stands, and what it must be instead."""
-    section, *rest = (str(part) for part in mistake["loc"])
-    if section == "catalog" and rest and rest[0] in CATALOGS:
-        rest = rest[1:]  # the library tells which kind of catalog it took it for
-    key = rest[0] if rest else ""
-    variable = f"TARSTREAM_{section}__{key}".upper()
-    if key and variable in map(str.upper, os.environ):
-        return f"{variable}: {_what(mistake)}"
-    where = f"[{section}] {key}".rstrip()
-    return f"{path}: {where}: {_what(mistake)}"
+    section, *rest = (
+        text if (text := str(part)).isprintable() else repr(text) for part in mistake["loc"]
+    )
+    kind = rest.pop(0) if section == "catalog" and rest else ""  # which it was taken for
+    key = rest[0] if rest else "kind" if mistake["type"].startswith("union_tag") else ""
+    what = _what(mistake)
+    if not key and mistake["type"] == "extra_forbidden":
+        what = "is not a section"
+    if variable(section, key) in map(str.upper, os.environ):
+        return f"{variable(section, key)}: {what}"
+    if kind and mistake["type"] == "extra_forbidden":
+        what += f" of kind {kind!r}"
+    return f"{path}: {f'[{section}] {key}'.rstrip()}: {what}"
+
+
+_WHAT = {
+    "missing": "is required",
+    "extra_forbidden": "is not a setting",
+    "model_type": "must be a section",
+    "model_attributes_type": "must be a section",
+    "greater_than_equal": "must be at least {ge:g}",
+    "greater_than": "must be more than {gt:g}",
+    "less_than_equal": "must be at most {le}",
+    "too_short": "must not be empty",
+    "string_too_short": "must not be empty",
+    "union_tag_not_found": "is required",
+    "union_tag_invalid": "must be one of {expected_tags}",
+    "literal_error": "must be {expected}",
+    "value_error": "{error}",
+    "finite_number": "must be a finite number",
+    "byte_size": "must be a number of bytes, like '4 MiB'",
+    "byte_size_unit": "has an unknown unit {unit!r}; write it like '4 MiB'",
+    "string_type": "must be a string",
+    "path_type": "must be a path",
+    "int": "must be a whole number",
+    "float": "must be a number",
+    "bool": "must be true or false",
+}
+"""What the library's types of mistakes say to operators."""
 
 
 def _what(mistake: ErrorDetails) -> str:
-    context = mistake.get("ctx", {})
-    known = {
-        "missing": "is required",
-        "extra_forbidden": "is not a setting",
-        "greater_than_equal": f"must be at least {context.get('ge')}",
-        "greater_than": "must be more than 0",
-        "less_than_equal": f"must be at most {context.get('le')}",
-        "too_short": "must not be empty",
-        "union_tag_not_found": "kind is required",
-        "union_tag_invalid": f"kind must be one of {context.get('expected_tags')}",
-        "literal_error": f"must be {context.get('expected')}",
-        "value_error": str(context.get("error")),
-        "byte_size": "must be a number of bytes, like '4 MiB'",
-        "byte_size_unit": f"has an unknown unit {context.get('unit')!r}; write it like '4 MiB'",
-    }
-    if mistake["type"] in known:
-        return known[mistake["type"]]
-    said = mistake["msg"]
-    return said.replace("Input should be", "must be").replace("Input is", "is")
+    context: dict[str, Any] = mistake.get("ctx", {})
+    kind = mistake["type"]
+    said = _WHAT.get(kind) or _WHAT.get(kind.partition("_")[0])
+    return mistake["msg"] if said is None else said.format(**context)

@@ -6,60 +6,58 @@ from typing import Any
 
 from aiohttp import web
 
+from tarstream.admission import Admission
 from tarstream.archive import Archive, Archives
 from tarstream.catalogs.base import Caller
-from tarstream.errors import ObjectChanged, TarstreamError
-from tarstream.response import ArchiveResponse
+from tarstream.errors import ObjectChanged, ObjectMissing
+from tarstream.response import WatchedResponse
 from tarstream.stores.base import origin_of
-from tarstream.transfer import MemberFailed, Write
+from tarstream.transfer import MemberFailed, Transfer, Write
 
 logger = logging.getLogger(__name__)
 
 
 class Download:
-    """Moves the bytes [start, stop) of an archive into a response, and tells how that went."""
+    """Moves bytes of an archive into a response, and tells how that went."""
 
     def __init__(
         self,
         archives: Archives,
         archive: Archive,
-        start: int,
-        stop: int,
-        response: ArchiveResponse,
+        response: WatchedResponse,
         caller: Caller,
+        admission: Admission,
     ) -> None:
         self._archives = archives
         self._archive = archive
-        self._length = stop - start
-        self._transfer = archives.transfer(archive, start, stop)
         self._response = response
         self._caller = caller
-        self._outcome = "complete"
+        self._admission = admission
+        self._outcome = "internal error"  # unless something else is known
         self._failure: dict[str, Any] = {}
-        self.cut = False
-        """To be set before the task is cancelled by us: then it is not the client who left."""
 
-    async def run(self, request: web.Request) -> None:
-        """Send all of it, or break the connection.
+    async def run(self, request: web.Request, start: int, stop: int) -> None:
+        """Send the bytes [start, stop). Raises MemberFailed, only while nothing has been sent.
 
-        Raises MemberFailed or another TarstreamError only while nothing has been sent.
+        Bytes are still owed when the client left, and when a member failed on the way.
         """
         loop = asyncio.get_running_loop()
         began = loop.time()
+        transfer = self._archives.transfer(self._archive, start, stop)
         try:
-            await self._move(request)
-        except asyncio.CancelledError:
-            self._outcome = self._why_it_ended()
+            await self._move(request, transfer)
+        except (asyncio.CancelledError, ConnectionError):
+            if self._outcome != "failed":
+                self._outcome = self._why_it_ended()
             raise
-        except ConnectionError:
-            self._outcome = self._why_it_ended()
         finally:
             self._response.end()
-            if self._response.prepared or self._outcome != "complete":
-                self._log(loop.time() - began)
+            # What fails before the first byte is answered, and logged, as a refusal.
+            if self._response.prepared or self._outcome not in {"failed", "internal error"}:
+                self._log(stop - start, loop.time() - began, transfer.repairs)
 
-    async def _move(self, request: web.Request) -> None:
-        response, transfer = self._response, self._transfer
+    async def _move(self, request: web.Request, transfer: Transfer) -> None:
+        response = self._response
 
         async def begin() -> Write:
             await response.begin(request)
@@ -67,50 +65,42 @@ class Download:
 
         try:
             await transfer.run(begin)
-            await response.finish()
-            if response.sent != self._length:
-                raise RuntimeError(f"{response.sent} bytes for a body of {self._length}")
         except MemberFailed as failed:
-            if isinstance(failed.cause, ObjectChanged):
-                await self._archives.forget(failed.member)
-            if not response.prepared:
-                raise
             self._outcome = "failed"
             self._failure = {
                 "member": failed.member.id,
                 "origin": origin_of(failed.member.source),
                 "cause": failed.cause.detail,
             }
-        except (TarstreamError, ConnectionError):
-            raise
-        except Exception:
+            if isinstance(failed.cause, ObjectChanged | ObjectMissing):
+                await self._archives.forget(failed.member)
             if not response.prepared:
                 raise
-            self._outcome = "internal error"
-            logger.exception("failed", extra={"fields": {"request_id": self._caller.request_id}})
-        else:
+            # All that is left is to end the connection inside the member's contents.
+            await response.send(transfer.abort())
+            await response.flush()
             return
-        # All that is left is to end the connection inside a member's contents.
-        await response.send(transfer.abort())
-        await response.finish()
+        if not response.whole:
+            raise RuntimeError(f"{response.sent} bytes for {response.content_length} announced")
+        self._outcome = "complete"
 
     def _why_it_ended(self) -> str:
-        if self._outcome != "complete":
-            return self._outcome
+        if self._response.whole:
+            return "complete"
         if self._response.stalled:
             return "client stalled"
-        return "cut at shutdown" if self.cut else "client left"
+        return "cut at shutdown" if self._admission.cutting else "client left"
 
-    def _log(self, seconds: float) -> None:
+    def _log(self, length: int, seconds: float, repairs: int) -> None:
         fields = {
             "request_id": self._caller.request_id,
             "client": self._caller.address,
             "members": len(self._archive.layout.members),
             "sent": self._response.sent,
-            "of": self._length,
+            "of": length,
             "archive": self._archive.size,
             "seconds": round(seconds, 3),
-            "repairs": self._transfer.repairs,
+            "repairs": repairs,
             "outcome": self._outcome,
             **self._failure,
         }

@@ -37,13 +37,14 @@ class TextFormatter(logging.Formatter):
     """Time, level, message, then `key=value`s."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line; a traceback follows only where the program itself failed."""
+        """One line; a traceback follows, indented, only where the program itself failed."""
         parts = [_time(record), record.levelname.lower(), _escaped(record.getMessage())]
         parts += [f"{key}={_value(value)}" for key, value in _fields(record).items()]
-        line = " ".join(parts)
+        lines = [" ".join(parts)]
         if record.exc_info:
-            line += "\n" + self.formatException(record.exc_info)
-        return line
+            traceback = self.formatException(record.exc_info).split("\n")
+            lines += [f"  {_escaped(line)}" for line in traceback]
+        return "\n".join(lines)
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:

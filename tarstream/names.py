@@ -28,13 +28,15 @@ them, or if one names a file and the other a directory above a file. What only W
 import re
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from itertools import count
 from unicodedata import combining, normalize
 
 MAX_SEGMENT = 255  # bytes: NAME_MAX of Linux and of nearly every file system
 MAX_NAME = 1024  # bytes: PATH_MAX of macOS, the smallest in use
 UNNAMED = "unnamed"
+
+_STEP = 256  # names between two yields; less than a millisecond
 
 _NUMBER = len(" (12345678)")  # bytes; reserved at once, so that all numbers have the same stem
 
@@ -73,6 +75,17 @@ def segment(name: str) -> str:
 
 
 def unique(names: Sequence[str]) -> list[str]:
+    """Return `names`, mended, none colliding with another; see `unique_in_steps`."""
+    steps = unique_in_steps(names)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stopped:
+            result: list[str] = stopped.value
+            return result
+
+
+def unique_in_steps(names: Sequence[str]) -> Generator[None, None, list[str]]:
     """Return `names`, mended, none colliding with another; in their order, a function of them only.
 
     A file that collides gets ` (2)`, ` (3)`, ... before its suffix: the first that no name has. The
@@ -80,15 +93,22 @@ def unique(names: Sequence[str]) -> list[str]:
     its name to a directory wherever it stands. If there is no room for a number, the stem is cut
     and directories are left out as in `mend`, as if for a number of eight digits.
 
-    The work is that of sorting the names, whatever they are.
+    The work is that of sorting the names, whatever they are. It yields now and then, so that
+    whoever has many of them can do something else meanwhile.
     """
-    mended = [mend(name) for name in names]
-    keys = [_key(name) for name in mended]
+    mended: list[str] = []
+    keys: list[str] = []
+    for first in range(0, len(names), _STEP):
+        mended += map(mend, names[first : first + _STEP])
+        keys += map(_key, mended[first:])
+        yield
     # A renamed file stays in a directory that was there before, so this holds to the end.
     tree = sorted(set(keys))
     taken: set[str] = set()
     colliding: list[int] = []
     for index, key in enumerate(keys):
+        if index % _STEP == 0:
+            yield
         if key in taken or _is_directory(key, tree):
             colliding.append(index)
         else:
@@ -97,7 +117,9 @@ def unique(names: Sequence[str]) -> list[str]:
     # can be read in one way only: no two counts try the same one, and each name that is in the way
     # is met once.
     counts: defaultdict[tuple[str, str], count[int]] = defaultdict(lambda: count(2))
-    for index in colliding:
+    for step, index in enumerate(colliding):
+        if step % _STEP == 0:
+            yield
         before, after = _around_number(mended[index])
         for number in counts[_key(before), _key(after)]:
             numbered = f"{before} ({number}){after}"

@@ -1,7 +1,8 @@
 """The plan of an archive as JSON: what is in it, where, and how to ask for exactly that."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 from tarstream.archive import Archive
@@ -13,38 +14,46 @@ def as_json(archive: Archive, format_: str, url: str | None) -> Iterator[bytes]:
     """One JSON object, in chunks of some hundred members."""
     resolution = archive.resolution
     head = {"format": format_, "size": archive.size, "etag": archive.etag, "url": url}
-    tail = {
-        "renamed": [{"id": r.id, "from": r.from_, "to": r.to} for r in resolution.renamed],
-        "missing": [{"id": m.id, "reason": m.reason} for m in resolution.missing],
-    }
-    yield _dump(head)[:-1] + b', "members": ['
-    separator = b""
-    for members in _members(archive):
-        yield separator + b", ".join(map(_dump, members))
-        separator = b", "
-    yield b"], " + _dump(tail)[1:] + b"\n"
+    yield _dump(head)[:-1] + b', "members": '
+    yield from _array(_members(archive))
+    yield b', "renamed": '
+    yield from _array({"id": r.id, "from": r.from_, "to": r.to} for r in resolution.renamed)
+    yield b', "missing": '
+    yield from _array({"id": m.id, "reason": m.reason} for m in resolution.missing)
+    yield b"}\n"
 
 
 def as_lines(archive: Archive) -> Iterator[bytes]:
     """One JSON object a line for each member, in chunks of some hundred lines."""
-    for members in _members(archive):
+    for members in _batches(_members(archive)):
         yield b"".join(_dump(member) + b"\n" for member in members)
 
 
-def _members(archive: Archive) -> Iterator[list[dict[str, Any]]]:
+def _members(archive: Archive) -> Iterator[dict[str, Any]]:
     layout = archive.layout
-    for first in range(0, len(layout.members), STEP):
-        yield [
-            {
-                "id": member.id,
-                "name": member.name,
-                "size": member.size,
-                "mtime": member.mtime,
-                "offset": layout.content_start(index),
-                "etag": member.validator if is_entity_tag(member.validator) else None,
-            }
-            for index, member in enumerate(layout.members[first : first + STEP], first)
-        ]
+    for index, member in enumerate(layout.members):
+        yield {
+            "id": member.id,
+            "name": member.name,
+            "size": member.size,
+            "mtime": member.mtime,
+            "offset": layout.content_start(index),
+            "etag": member.validator if is_entity_tag(member.validator) else None,
+        }
+
+
+def _array(items: Iterable[dict[str, Any]]) -> Iterator[bytes]:
+    separator = b"["
+    for batch in _batches(items):
+        yield separator + b", ".join(map(_dump, batch))
+        separator = b", "
+    yield b"[]" if separator == b"[" else b"]"
+
+
+def _batches(items: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    left = iter(items)
+    while batch := list(islice(left, STEP)):
+        yield batch
 
 
 def _dump(value: object) -> bytes:

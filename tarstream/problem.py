@@ -4,8 +4,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-
-from aiohttp import web
+from typing import NamedTuple
 
 from tarstream.catalogs.base import Caller
 from tarstream.errors import Refusal
@@ -15,14 +14,22 @@ logger = logging.getLogger(__name__)
 _LOGGED_IDS = 10  # ids that a log line names
 
 
+class Problem(NamedTuple):
+    """An answer that says what is wrong."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
 def problem(
     status: int,
     detail: str,
     caller: Caller,
     headers: Mapping[str, str] | None = None,
     refusals: Sequence[Refusal] = (),
-) -> web.Response:
-    """An answer that says what is wrong; logged, because it is the end of the request."""
+) -> Problem:
+    """Say what is wrong; logged, because it is the end of the request."""
     body = {
         "type": "about:blank",  # the status says it all (RFC 9457 4.2.1)
         "title": HTTPStatus(status).phrase,
@@ -42,9 +49,12 @@ def problem(
         fields["ids"] = [refusal.id for refusal in refusals[:_LOGGED_IDS]]
     level = logging.WARNING if status >= 500 else logging.INFO
     logger.log(level, "refused", extra={"fields": fields})
-    return web.Response(
-        status=status,
-        headers={"Cache-Control": "no-store", **(headers or {})},
-        body=json.dumps(body, ensure_ascii=False).encode(),
-        content_type="application/problem+json",
+    return Problem(
+        status,
+        {
+            "Cache-Control": "no-store",
+            "Content-Type": "application/problem+json",
+            **(headers or {}),
+        },
+        json.dumps(body, ensure_ascii=False).encode(),
     )

@@ -13,23 +13,22 @@ def client_address(peer: str, forwarded_for: Iterable[str], trusted: Networks) -
     whom it was asked by. Read from the right, and only as far as the proxies can be trusted:
     whatever stands before that was written by the client.
     """
-    address = peer
+    address = _parsed(peer)
+    if address is None:  # a Unix socket's
+        return peer
     hops = [hop.strip() for value in forwarded_for for hop in value.split(",")]
-    while _is_trusted(address, trusted) and hops:
-        hop = hops.pop()
-        if _parsed(hop) is None:
+    while hops and any(address in network for network in trusted):
+        hop = _parsed(hops.pop())
+        if hop is None:
             break
         address = hop
-    return address
+    return str(address)
 
 
-def _is_trusted(address: str, trusted: Networks) -> bool:
-    parsed = _parsed(address)
-    return parsed is not None and any(parsed in network for network in trusted)
-
-
-def _parsed(address: str) -> IPv4Address | IPv6Address | None:
+def _parsed(text: str) -> IPv4Address | IPv6Address | None:
+    """The address, an IPv4 one as such even where a socket for both families maps it."""
     try:
-        return ip_address(address)
+        address = ip_address(text)
     except ValueError:
         return None
+    return getattr(address, "ipv4_mapped", None) or address

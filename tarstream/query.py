@@ -31,6 +31,8 @@ class ArchiveRequest:
 
     def path(self, route: str, version: str | None) -> str | None:
         """Path and query that ask for the same by GET, pinned to `version`; None when too long."""
+        if sum(map(len, self.ids)) > MAX_URL:
+            return None  # before 100,000 ids are quoted
         if any("," in id_ for id_ in self.ids):
             query = "&".join(f"id={_quoted(id_)}" for id_ in self.ids)
         else:
@@ -64,7 +66,7 @@ def read_form(text: str | bytes) -> list[Field]:
 def read_json(body: bytes) -> list[Field]:
     """Fields of a JSON object; `ids` in it are whole ids. Raises BadRequest."""
     try:
-        fields = json.loads(body.decode(), object_pairs_hook=_Pairs)
+        fields = json.loads(body.decode(), object_pairs_hook=_Pairs, parse_constant=_refuse)
     except UnicodeDecodeError:
         raise BadRequest("the body holds bytes that are not UTF-8") from None
     except (ValueError, RecursionError):
@@ -74,7 +76,7 @@ def read_json(body: bytes) -> list[Field]:
     read: list[Field] = []
     for key, value in fields:
         if key == "ids":
-            if not isinstance(value, list):
+            if type(value) is not list:  # an object is a list of pairs here
                 raise BadRequest("ids must be a list of strings")
             read.extend(("id", id_) for id_ in value)
         else:
@@ -107,6 +109,10 @@ def read_request(fields: Iterable[Field]) -> ArchiveRequest:
 
 class _Pairs(list[tuple[str, object]]):
     """A JSON object with its keys as often as they stand there."""
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")  # RFC 8259 6
 
 
 def _text(key: str, value: object) -> str:

@@ -7,10 +7,18 @@ anything of a member is opened.
 import asyncio
 import hashlib
 import re
-from collections.abc import AsyncIterator, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Generator,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from tarstream import names
 from tarstream.catalogs.base import Caller, Catalog, Entry, Found, Unknown
@@ -18,6 +26,7 @@ from tarstream.errors import (
     Forbidden,
     ObjectMissing,
     OriginError,
+    OriginTimeout,
     Refusal,
     TarstreamError,
     TooLarge,
@@ -27,7 +36,7 @@ from tarstream.layout import STEP, Member, Source
 from tarstream.memory import Flights, Memory
 from tarstream.stores.base import ObjectMeta, Store
 from tarstream.stores.guard import Guarded
-from tarstream.stores.validators import is_entity_tag
+from tarstream.stores.validators import contradicts, is_entity_tag
 
 ASKED_AT_ONCE = 32
 """HEADs of one archive under way: a longer list must not make others wait for connections."""
@@ -41,10 +50,11 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What an archive may hold: members, and bytes of contents."""
+    """What an archive may hold: members, bytes of contents; and seconds to find that out."""
 
     max_members: int
     max_bytes: int
+    plan_timeout: float
 
 
 class Renamed(NamedTuple):
@@ -88,21 +98,23 @@ class Resolver:
         """
         self._check_number(len(ids))
         found = await self._catalog.lookup(ids, caller)
-        unknown = [
-            Refusal(id_, entries.reason)
-            for id_, entries in zip(ids, found, strict=True)
-            if isinstance(entries, Unknown)
-        ]
+        unknown, number = [], 0
+        async for id_, entries in _unhurried(zip(ids, found, strict=True)):
+            if isinstance(entries, Unknown):
+                unknown.append(Refusal(id_, entries.reason))
+            else:
+                number += len(entries)
         if unknown and not skip_missing:
             raise UnknownIds(f"{len(unknown)} of {len(ids)} ids are unknown", unknown)
-        self._check_number(sum(len(e) for e in found if not isinstance(e, Unknown)))
+        self._check_number(number)
         await self._check_allowed(ids, found)
-        self._check_bytes(sum(entry.size or 0 for _, entry in _entries(ids, found)))
-        asked: dict[Source, str] = {
-            entry.url: id_
-            for id_, entry in _entries(ids, found)
-            if skip_missing or entry.size is None or entry.mtime is None or entry.etag is None
-        }
+        stated = 0
+        asked: dict[Source, tuple[str, Entry]] = {}
+        async for id_, entry in _entries(ids, found):
+            stated += entry.size or 0
+            if skip_missing or entry.size is None or entry.mtime is None or entry.etag is None:
+                asked.setdefault(entry.url, (id_, entry))
+        self._check_bytes(stated)
         metas = await self._ask(asked, skip_missing=skip_missing) if asked else {}
         return await self._complete(ids, found, metas)
 
@@ -126,7 +138,7 @@ class Resolver:
 
     async def _check_allowed(self, ids: Sequence[str], found: Sequence[Found]) -> None:
         refused = []
-        async for id_, entry in _unhurried(_entries(ids, found)):
+        async for id_, entry in _entries(ids, found):
             try:
                 self._guard.check(entry.url)
             except Forbidden as error:
@@ -135,11 +147,16 @@ class Resolver:
             raise Forbidden("the configuration does not allow a source", refused)
 
     async def _ask(
-        self, asked: Mapping[Source, str], *, skip_missing: bool
+        self, asked: Mapping[Source, tuple[str, Entry]], *, skip_missing: bool
     ) -> Mapping[Source, ObjectMeta | ObjectMissing]:
-        """What origins say about sources; `asked` gives an id to blame for each."""
-        answers: dict[Source, ObjectMeta | ObjectMissing] = {}
-        answers.update(await self._memory.get_many(list(asked)))
+        """What origins say about sources; `asked` gives the first id and entry of each."""
+        remembered = await self._memory.get_many(list(asked))
+        # What contradicts the catalog was remembered from before it changed.
+        answers: dict[Source, ObjectMeta | ObjectMissing] = {
+            source: meta
+            for source, meta in remembered.items()
+            if _contradiction(asked[source][1], meta) is None
+        }
         learnt: dict[Source, ObjectMeta] = {}
         left = iter([source for source in asked if source not in answers])
 
@@ -149,16 +166,21 @@ class Resolver:
                     answers[source] = learnt[source] = await self._flights.ask(source)
                 except TarstreamError as error:
                     if not (skip_missing and isinstance(error, ObjectMissing)):
-                        raise error.about(asked[source]) from error
+                        raise error.about(asked[source][0]) from error
                     answers[source] = error
 
         try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(min(ASKED_AT_ONCE, len(asked) - len(answers))):
-                    group.create_task(ask_in_turn())
-        except* TarstreamError as failed:
-            raise failed.exceptions[0] from None
-        await self._memory.put_many(learnt)
+            async with asyncio.timeout(self._limits.plan_timeout):
+                await _at_once(min(ASKED_AT_ONCE, len(asked) - len(answers)), ask_in_turn)
+        except TimeoutError:
+            first = next(id_ for source, (id_, _) in asked.items() if source not in answers)
+            raise OriginTimeout(
+                "its origin had not answered when the time for planning was over: "
+                f"{self._limits.plan_timeout:g} seconds ([upstream] plan_timeout)"
+            ).about(first) from None
+        finally:
+            # Whoever was told to try again need not begin again.
+            await self._memory.put_many(learnt)
         return answers
 
     async def _complete(
@@ -168,8 +190,10 @@ class Resolver:
         metas: Mapping[Source, ObjectMeta | ObjectMissing],
     ) -> Resolution:
         members: list[Member] = []
+        size = 0
         given: list[str] = []
         missing: list[Refusal] = []
+        stated: set[Source] = set()  # asked about sources whose validator the catalog states
         async for id_, entries in _unhurried(zip(ids, found, strict=True)):
             if isinstance(entries, Unknown):
                 missing.append(Refusal(id_, entries.reason))
@@ -179,26 +203,30 @@ class Resolver:
                 if isinstance(meta, ObjectMissing):
                     missing.append(Refusal(id_, meta.detail))
                 else:
-                    members.append(_member(id_, entry, meta))
+                    member = _member(id_, entry, meta)
+                    members.append(member)
+                    size += member.size
                     given.append(entry.name)
+                if meta is not None and entry.etag is not None:
+                    stated.add(entry.url)
         if not members:
             raise UnknownIds("nothing is left of what was asked for", missing)
-        self._check_bytes(sum(member.size for member in members))
+        self._check_bytes(size)
         if missing:
-            members.append(_missing_member(missing))
+            members.append(await _missing_member(missing))
             given.append(MISSING_NAME)
         renamed = []
-        for index, name in enumerate(names.unique(given)):
+        unique = await in_steps(names.unique_in_steps(given))
+        async for index, name in _unhurried(enumerate(unique)):
             member = members[index]
-            members[index] = member._replace(name=name)
-            if name != given[index]:
+            if name != member.name:
+                members[index] = member._replace(name=name)
                 renamed.append(Renamed(member.id, given[index], name))
-        stated = {e.url for _, e in _entries(ids, found) if e.etag is not None}
         return Resolution(members, renamed, missing, metas.keys() - stated)
 
 
-def _entries(ids: Sequence[str], found: Sequence[Found]) -> Iterator[tuple[str, Entry]]:
-    for id_, entries in zip(ids, found, strict=True):
+async def _entries(ids: Sequence[str], found: Sequence[Found]) -> AsyncIterator[tuple[str, Entry]]:
+    async for id_, entries in _unhurried(zip(ids, found, strict=True)):
         if not isinstance(entries, Unknown):
             for entry in entries:
                 yield id_, entry
@@ -208,12 +236,9 @@ def _member(id_: str, entry: Entry, meta: ObjectMeta | None) -> Member:
     """What the catalog states, completed by what the origin says; they must not contradict."""
     size, mtime, validator = entry.size, entry.mtime, entry.etag
     if meta is not None:
-        if size is not None and size != meta.size:
-            raise OriginError(f"it has {meta.size} bytes where the catalog states {size}").about(
-                id_
-            )
-        if validator is not None and validator != meta.validator and is_entity_tag(meta.validator):
-            raise OriginError("it has another entity-tag than the catalog states").about(id_)
+        contradiction = _contradiction(entry, meta)
+        if contradiction is not None:
+            raise OriginError(contradiction).about(id_)
         size = meta.size
         mtime = meta.mtime if mtime is None else mtime
         validator = meta.validator if validator is None else validator
@@ -221,12 +246,35 @@ def _member(id_: str, entry: Entry, meta: ObjectMeta | None) -> Member:
     return Member(entry.name, size, mtime or 0, entry.url, validator, entry.digests, id_)
 
 
-def _missing_member(missing: Sequence[Refusal]) -> Member:
+def _contradiction(entry: Entry, meta: ObjectMeta) -> str | None:
+    """What of an entry its origin contradicts, in words."""
+    if entry.size is not None and entry.size != meta.size:
+        return f"it has {meta.size} bytes where the catalog states {entry.size}"
+    said = meta.validator or ""
+    if is_entity_tag(said) and contradicts(entry.etag, {"ETag": said}):
+        return "it has another entity-tag than the catalog states"
+    return None
+
+
+async def _missing_member(missing: Sequence[Refusal]) -> Member:
     """A member that lists what is missing: a line each, id and reason, a tab between them."""
-    lines = (f"{_BREAKING.sub('_', refusal.id)}\t{refusal.reason}\n" for refusal in missing)
+    lines = [
+        f"{_BREAKING.sub('_', refusal.id)}\t{refusal.reason}\n"
+        async for refusal in _unhurried(missing)
+    ]
     data = "".join(lines).encode()
     validator = f'"{hashlib.sha256(data).hexdigest()[:32]}"'
     return Member(MISSING_NAME, len(data), 0, data, validator)
+
+
+async def _at_once(number: int, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Do the same work `number` times at once; when one fails, all stop."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(number):
+                group.create_task(work())
+    except* TarstreamError as failed:
+        raise failed.exceptions[0] from None
 
 
 async def _unhurried(items: Iterable[_T]) -> AsyncIterator[_T]:

@@ -1,14 +1,15 @@
-"""An archive's answer to one client: its headers, and a body that is never ended too early."""
+"""An answer with a body: its headers, a client that is watched, and an end that is never early."""
 
 import asyncio
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from urllib.parse import quote
 
 from aiohttp import web
 
 from tarstream.archive import Archive
 from tarstream.conditional import Selection
+from tarstream.names import segment
 from tarstream.query import ArchiveRequest
 
 try:
@@ -21,61 +22,94 @@ _LOOKS = 4
 """Looks at a client within `stall_timeout`."""
 
 
-class ArchiveResponse(web.StreamResponse):
-    """A body of known length that counts, and breaks the connection rather than end short.
+class WatchedResponse(web.StreamResponse):
+    """A body that counts, and breaks the connection rather than end short.
 
     aiohttp checks neither: fewer bytes leave the client hanging, more are clipped silently.
+    `length` is None for a body whose end only `send_all` knows.
     """
 
     def __init__(
-        self, status: int, headers: Mapping[str, str], length: int, stall_timeout: float
+        self,
+        headers: Mapping[str, str],
+        length: int | None,
+        stall_timeout: float,
+        status: int = 200,
     ) -> None:
         super().__init__(status=status, headers=headers)
         self.content_length = length
         self.sent = 0
         self.stalled = False
+        self.whole = False
+        """All of it has left this process; whoever closes from then on has not left too early."""
         self._stall_timeout = stall_timeout
         self._watch: _StallWatch | None = None
 
     async def begin(self, request: web.Request) -> None:
-        """Send the headers."""
+        """Send the headers. From here on `BEGUN` of the request is this response."""
         self._request = request
+        request[BEGUN] = self
         await self.prepare(request)
-        if request.transport is None:
-            raise ConnectionResetError("the client left")
-        self._transport = request.transport
-        self._watch = _StallWatch(self, self._transport, self._stall_timeout)
+        self._watch = _StallWatch(self, self._connected(), self._stall_timeout)
 
     async def send(self, data: bytes) -> None:
-        """Write, and wait until there is room for more. Raises ConnectionError."""
-        if self.sent + len(data) > (self.content_length or 0):
+        """Write, and wait until there is room for more, or until the last byte has left.
+
+        Raises ConnectionError.
+        """
+        if self.content_length is not None and self.sent + len(data) > self.content_length:
             raise RuntimeError(f"more than the {self.content_length} bytes that were announced")
         self.sent += len(data)
         assert self._watch is not None  # noqa: S101 - begin comes first
         with self._watch:
             await self.write(data)
+        if self.sent == self.content_length:
+            await self.flush()
+            self.whole = True
 
-    async def finish(self) -> None:
+    async def flush(self) -> None:
         """Wait until all that was sent has left this process. Raises ConnectionError."""
         assert self._watch is not None  # noqa: S101 - begin comes first
-        self._transport.set_write_buffer_limits(high=0)
+        self._connected().set_write_buffer_limits(high=0)
         with self._watch:
             await self._request.writer.drain()
-        self._transport.set_write_buffer_limits()
+        self._connected().set_write_buffer_limits()
+
+    def _connected(self) -> asyncio.Transport:
+        if self._request.transport is None:  # then it is closed, and aiohttp waits for nothing
+            raise ConnectionResetError("the client left")
+        return self._request.transport
 
     def end(self) -> None:
         """Stop watching the client; to be called however it ended."""
         if self._watch is not None:
             self._watch.stop()
 
+    async def send_all(self, request: web.Request, chunks: Iterable[bytes]) -> None:
+        """Send a body whose chunks need nothing but time to be made."""
+        try:
+            await self.begin(request)
+            for chunk in chunks:
+                await self.send(chunk)
+                await asyncio.sleep(0)  # others may have waited for this chunk to be made
+            if not self.whole:
+                await self.flush()
+                self.whole = True
+        finally:
+            self.end()
+
     async def write_eof(self, data: bytes = b"") -> None:
         """End the body, or break the connection when bytes are owed.
 
         The connection is then closed, not aborted: what was written still arrives, then FIN.
         """
-        if self.prepared and self.sent != self.content_length:
+        if self.prepared and not self.whole:
             raise ConnectionResetError("the body ends short")
         await super().write_eof(data)
+
+
+BEGUN = web.RequestKey("begun", WatchedResponse)
+"""The response whose headers went out: from then on there can be no other."""
 
 
 class _StallWatch:
@@ -86,7 +120,7 @@ class _StallWatch:
     """
 
     def __init__(
-        self, response: ArchiveResponse, transport: asyncio.Transport, timeout: float
+        self, response: WatchedResponse, transport: asyncio.Transport, timeout: float
     ) -> None:
         self._response = response
         self._transport = transport
@@ -131,16 +165,19 @@ def archive_headers(
     content_range = selection.content_range(archive.size)
     if content_range:
         headers["Content-Range"] = content_range
+    if selection.status in {412, 416}:
+        return headers  # not to be kept: the same URL without the condition has another answer
     headers["Cache-Control"] = "no-cache, no-transform"
     if asked.version is not None:
         who = "public" if public else "private"
         headers["Cache-Control"] = f"{who}, max-age=31536000, immutable, no-transform"
-    if selection.status not in {200, 206}:
-        return headers
+    if selection.status == 304:
+        return headers  # what 200 would say of the representation is left out (RFC 9110 15.4.5)
     format_ = archive.layout.format
     return headers | {
         "Content-Type": format_.MEDIA_TYPE,
-        "Content-Disposition": content_disposition(f"{asked.name}.{format_.SUFFIX}"),
+        # Once more, because a name with its suffix must not be longer than file names may be.
+        "Content-Disposition": content_disposition(segment(f"{asked.name}.{format_.SUFFIX}")),
         "Accept-Ranges": "bytes" if archive.layout.seekable else "none",
         "X-Accel-Buffering": "no",
     }
@@ -153,11 +190,9 @@ def content_disposition(name: str) -> str:
     by different browsers, so the ASCII name does without.
     """
     plain = "".join(c if " " <= c <= "~" and c not in '"\\%' else "_" for c in name)
-    value = f'attachment; filename="{plain}"'
-    if plain != name:
-        # attr-char = ALPHA / DIGIT / "!" / "#" / "$" / "&" / "+" / "-" / "." / "^" / "_" / …
-        value += f"; filename*=UTF-8''{quote(name, safe='!#$&+^`|~')}"
-    return value
+    # attr-char = ALPHA / DIGIT / "!" / "#" / "$" / "&" / "+" / "-" / "." / "^" / "_" / …
+    encoded = quote(name, safe="!#$&+^`|~")
+    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{encoded}"
 
 
 def _held(transport: asyncio.Transport) -> int:
@@ -167,6 +202,6 @@ def _held(transport: asyncio.Transport) -> int:
     if ioctl is not None and socket is not None:
         try:
             held += struct.unpack("i", ioctl(socket.fileno(), TIOCOUTQ, b"\0" * 4))[0]
-        except OSError:
-            return held  # no TCP socket, or gone
+        except (OSError, ValueError):
+            return held  # no TCP socket, or closed
     return held

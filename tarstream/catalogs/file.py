@@ -6,7 +6,6 @@ A changed file is read beside the running service; one bad line rejects the whol
 import asyncio
 import json
 import logging
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,6 +21,9 @@ logger = logging.getLogger(__name__)
 
 POLL = 2.0
 """Seconds between two looks at the file: works on every file system, mounted ones included."""
+
+SETTLE = 10
+"""Looks, at most, that a file which changes from one to the next is waited for."""
 
 _MAX_NUMBER = 2**62  # offsets are 64-bit; whole archives are held to max_bytes
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://[^\x00-\x20\x7f]+", re.IGNORECASE)
@@ -54,13 +56,19 @@ class FileCatalog:
         ]
 
     async def watch(self) -> None:
-        """Take over new versions of the file as they appear."""
+        """Take over new versions of the file, once they were written."""
+        seen, looks = self._version, 0
         while True:
             await asyncio.sleep(POLL)
             version = await asyncio.to_thread(_version, self._path)
             if version == self._version:
+                looks = 0
                 continue
-            self._version = version
+            if version != seen and looks < SETTLE:
+                # Who writes in place empties it first, and an empty catalog is a good one.
+                seen, looks = version, looks + 1
+                continue
+            self._version, looks = version, 0
             try:
                 self._entries = await asyncio.to_thread(load, self._path)
             except CatalogError as error:
@@ -91,12 +99,7 @@ def load(path: Path) -> Mapping[str, Entry]:
 
 def parse_line(line: bytes) -> tuple[str, Entry]:
     """One line as id and entry; raises ValueError that says what is wrong with it."""
-    try:
-        fields = json.loads(line)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-    except ValueError as error:
-        raise ValueError(f"not JSON: {error}") from None
+    fields = _parse(line)
     if not isinstance(fields, dict):
         raise ValueError("not a JSON object")
     if unknown := fields.keys() - _KEYS:
@@ -125,6 +128,22 @@ def last_segment(url: str) -> str:
     return unquote(urlsplit(url).path.rstrip("/").rpartition("/")[2])
 
 
+def _parse(line: bytes) -> Any:  # noqa: ANN401 - whatever JSON holds
+    try:
+        # Decoded here, because json guesses other encodings and lets surrogates pass.
+        return json.loads(line.decode())
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 at byte {error.start + 1}") from None
+    except json.JSONDecodeError as error:
+        # Without the line, which it counts from here.
+        said = error.msg.removesuffix(" at")
+        raise ValueError(f"not JSON at character {error.pos + 1}: {said}") from None
+    except ValueError:
+        raise ValueError("a number has too many digits") from None  # for int()
+
+
 def _text(fields: Mapping[str, Any], key: str) -> str | None:
     value = fields.get(key)
     if value is None:
@@ -144,7 +163,7 @@ def _number(fields: Mapping[str, Any], key: str) -> int | None:
     if value is None:
         return None
     if type(value) is not int or not 0 <= value < _MAX_NUMBER:
-        raise ValueError(f"{key!r} must be a whole number, not negative")
+        raise ValueError(f"{key!r} must be a whole number, not negative and less than 2**62")
     return value
 
 
@@ -160,10 +179,11 @@ def _digests(fields: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     return tuple(found)
 
 
-def _version(path: Path) -> tuple[int, int, int] | None:
+def _version(path: Path) -> tuple[int, ...] | None:
     """What changes when the file does; None while it is not there."""
     try:
-        status = os.stat(path)  # noqa: PTH116 - in a thread, of a path that may be replaced
-    except OSError:
+        status = path.stat()
+    except (OSError, ValueError):  # a path that holds NUL
         return None
-    return status.st_mtime_ns, status.st_size, status.st_ino
+    # Some tools set st_mtime to what it was; nobody can set st_ctime.
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino

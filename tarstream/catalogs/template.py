@@ -1,5 +1,6 @@
 """A catalog that is a rule: `https://files.example.com/{id}`."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Literal
 from urllib.parse import quote
@@ -7,6 +8,7 @@ from urllib.parse import quote
 from pydantic import BaseModel, ConfigDict, field_validator
 
 from tarstream.catalogs.base import Caller, Entry, Found, Unknown
+from tarstream.layout import STEP
 
 
 class TemplateSettings(BaseModel):
@@ -29,9 +31,13 @@ class TemplateSettings(BaseModel):
     @classmethod
     def _id_is_not_the_host(cls, value: str) -> str:
         # An id that names the host would make every allowed origin reachable by anybody.
-        authority = value.partition("://")[2].partition("/")[0]
-        if "://" not in value or not authority or "{id}" in value.partition("://")[0] + authority:
-            raise ValueError("must look like 'https://files.example.com/{id}'")
+        scheme, _, rest = value.partition("://")
+        authority = rest.partition("/")[0]
+        named = bool(authority) != (scheme == "file")  # no host, no port: a directory
+        if not named or "{id}" in scheme + authority:
+            raise ValueError(
+                "must look like 'https://files.example.com/{id}' or 'file:///srv/data/{id}'"
+            )
         return value
 
 
@@ -44,7 +50,12 @@ class TemplateCatalog:
 
     async def lookup(self, ids: Sequence[str], caller: Caller) -> Sequence[Found]:  # noqa: ARG002
         """Fill in the template, percent-encoded segment by segment."""
-        return [self._entry(id_) for id_ in ids]
+        found = []
+        for index, id_ in enumerate(ids):
+            if index % STEP == 0:
+                await asyncio.sleep(0)
+            found.append(self._entry(id_))
+        return found
 
     async def watch(self) -> None:
         """A rule does not change."""

@@ -13,7 +13,13 @@ _THIS_NETWORK = IPv4Network("0.0.0.0/8")  # Linux connects 0.0.0.0 to itself
 _BROADCAST = IPv4Address("255.255.255.255")
 _GLOBAL_UNICAST = IPv6Network("2000::/3")  # all that IANA has given out
 _TEREDO = IPv6Network("2001::/32")
-_EMBEDDING = (IPv6Network("64:ff9b::/96"), IPv6Network("::/96"))  # RFC 6052; RFC 4291 2.5.5.1
+_LOCAL_NAT64 = IPv6Network("64:ff9b:1::/48")  # RFC 8215; its last 32 bits where it is cut to /96
+_EMBEDDING = (
+    IPv6Network("64:ff9b::/96"),  # RFC 6052
+    IPv6Network("::/96"),  # RFC 4291 2.5.5.1
+    IPv6Network("::ffff:0:0:0/96"),  # RFC 2765
+    _LOCAL_NAT64,
+)
 
 
 def may_connect(address: str, *, only_global: bool, literals: Container[Address]) -> bool:
@@ -28,7 +34,8 @@ def may_connect(address: str, *, only_global: bool, literals: Container[Address]
     inner = _embedded(outer)
     if _special(inner):
         return False
-    return not only_global or _is_global(inner)
+    # Whoever translates there may do it to addresses of their own.
+    return not only_global or (_is_global(inner) and outer not in _LOCAL_NAT64)
 
 
 def _embedded(address: Address) -> Address:

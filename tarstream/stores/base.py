@@ -60,6 +60,7 @@ class Store(Protocol):
         """Open the bytes [start, stop), which are not empty, of an object that has `size` bytes.
 
         Raises ObjectChanged when the object is not of that size and validator.
+        It may be entered by one task and left by another.
         """
 
 

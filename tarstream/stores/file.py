@@ -19,41 +19,61 @@ from tarstream.stores.base import Body, ObjectMeta, Sink
 CHUNK = 256 * 1024
 """Bytes read at once: large enough that the thread it is read in does not matter."""
 
-_MISSING = {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG}
+_MISSING = {
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+    errno.ENXIO,  # a socket, or a device that is not there
+    errno.ENODEV,
+}
 
 
 class FileStore:
     """Files below `roots`, never outside of them."""
 
     def __init__(self, roots: Sequence[str]) -> None:
-        self._roots = tuple(os.path.realpath(root) for root in roots)
+        self._roots = tuple(roots)
 
     async def head(self, source: Source) -> ObjectMeta:
         """Size, modification time, and an entity-tag made of both."""
-        fd = await asyncio.to_thread(self._open, _path(source))
-        try:
-            return _meta(os.fstat(fd))
-        finally:
-            os.close(fd)
+        return await asyncio.to_thread(self._stat, file_path(source))
 
     @asynccontextmanager
     async def open(
         self, source: Source, start: int, stop: int, size: int, validator: str | None
     ) -> AsyncIterator[Body]:
         """Open the file and see that it is the one that was planned."""
-        fd = await asyncio.to_thread(self._open, _path(source))
+        opening = asyncio.ensure_future(asyncio.to_thread(self._open, file_path(source)))
         try:
-            planned = ObjectMeta(size, None, validator)
-            _check(fd, planned)
-            yield _FileBody(fd, start, stop, planned)
+            fd, found = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            # A thread cannot be cancelled: what it opens is closed when it is done.
+            opening.add_done_callback(_close_opened)
+            raise
+        try:
+            if found.size != size or validator not in {None, found.validator}:
+                raise ObjectChanged("it is no longer the file that was planned")
+            yield _FileBody(fd, start, stop, found)
         finally:
             os.close(fd)
 
-    def _open(self, path: str) -> int:
-        """A descriptor for reading; raises in words for clients. Runs in a thread."""
+    # What follows runs in threads: a mounted file system may take its time for each call.
+
+    def _stat(self, path: str) -> ObjectMeta:
+        fd, found = self._open(path)
+        os.close(fd)
+        return found
+
+    def _open(self, path: str) -> tuple[int, ObjectMeta]:
+        """A descriptor for reading, and what it is of; raises in words for clients."""
         try:
             resolved = os.path.realpath(path, strict=True)
-            root = next((r for r in self._roots if resolved.startswith(r.rstrip("/") + "/")), None)
+            # Resolved each time: a directory may be a link that is switched to the next release.
+            roots = (os.path.realpath(root) for root in self._roots)
+            root = next((r for r in roots if resolved.startswith(r.rstrip("/") + "/")), None)
             if root is None:
                 raise Forbidden("a file outside the directories that [upstream] allow lists")
             fd = _open_beneath(root, resolved)
@@ -61,18 +81,19 @@ class FileStore:
             raise ObjectMissing("its path cannot be a file's") from None
         except OSError as error:
             raise _translate(error) from error
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
             os.close(fd)
             raise ObjectMissing("it is not a regular file")
-        return fd
+        return fd, _meta(status)
 
 
 class _FileBody:
-    def __init__(self, fd: int, start: int, stop: int, planned: ObjectMeta) -> None:
+    def __init__(self, fd: int, start: int, stop: int, opened: ObjectMeta) -> None:
         self._fd = fd
         self._offset = start
         self._stop = stop
-        self._planned = planned
+        self._opened = opened
 
     async def ready(self) -> None:
         """Opened is ready."""
@@ -81,22 +102,30 @@ class _FileBody:
         while self._offset < self._stop:
             await sink.flush()
             wanted = min(CHUNK, self._stop - self._offset)
-            try:
-                chunk = await asyncio.to_thread(os.pread, self._fd, wanted, self._offset)
-            except OSError as error:
-                raise _translate(error) from error
-            # Asked before each chunk is passed on: what was read may be of another version.
-            _check(self._fd, self._planned)
-            if not chunk:
-                raise ObjectChanged("it ends early")
+            chunk = await asyncio.to_thread(self._read, wanted)
             self._offset += len(chunk)
             await sink.write(chunk)
 
+    def _read(self, wanted: int) -> bytes:
+        try:
+            chunk = os.pread(self._fd, wanted, self._offset)
+            # Asked before each chunk is passed on: what was read may be of another version.
+            found = _meta(os.fstat(self._fd))
+        except OSError as error:
+            raise _translate(error) from error
+        if found != self._opened or not chunk:
+            raise ObjectChanged("it changes while it is read")
+        return chunk
 
-def _path(source: Source) -> str:
-    """The path of a `file:///` URL, decoded segment by segment."""
+
+def file_path(source: Source) -> str:
+    """The path of a `file:///` URL, decoded segment by segment; bytes that are not UTF-8 too.
+
+    Raises Forbidden for one that leaves its directory.
+    """
     assert isinstance(source, str)  # noqa: S101 - the guard sends URLs here
-    segments = [unquote(segment) for segment in source.removeprefix("file://").split("/")]
+    escaped = source.removeprefix("file://").split("/")
+    segments = [unquote(segment, errors="surrogateescape") for segment in escaped]
     if any(segment in {".", ".."} or "/" in segment for segment in segments):
         raise Forbidden("a path that leaves its directory")
     return "/".join(segments)
@@ -116,15 +145,14 @@ def _open_beneath(root: str, resolved: str) -> int:
     return fd
 
 
+def _close_opened(opening: asyncio.Task[tuple[int, ObjectMeta]]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        os.close(opening.result()[0])
+
+
 def _meta(status: os.stat_result) -> ObjectMeta:
     tag = f'"{status.st_mtime_ns:x}-{status.st_size:x}"'
     return ObjectMeta(status.st_size, max(int(status.st_mtime), 0), tag)
-
-
-def _check(fd: int, planned: ObjectMeta) -> None:
-    found = _meta(os.fstat(fd))
-    if found.size != planned.size or planned.validator not in {None, found.validator}:
-        raise ObjectChanged("it is no longer the file that was planned")
 
 
 def _translate(error: OSError) -> OriginError:

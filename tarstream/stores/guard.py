@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import lru_cache
 from ipaddress import ip_address
 from typing import NamedTuple
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
 
 from aiohttp.connector import AddrInfoType
 from yarl import URL
@@ -20,6 +20,7 @@ from tarstream.errors import Forbidden, OriginError
 from tarstream.layout import Source
 from tarstream.stores.addresses import Address, may_connect
 from tarstream.stores.base import AddressRefused, Body, ObjectMeta, Redirected, Store
+from tarstream.stores.file import file_path
 
 MAX_REDIRECTS = 5
 
@@ -81,7 +82,7 @@ class Policy:
     def _file_rule(self, source: str) -> Rule | None:
         if not source.startswith("file:///"):
             return None
-        path = source.removeprefix("file://")
+        path = file_path(source)
         for rule in self.rules:
             if rule.scheme == "file" and path.startswith(rule.path.rstrip("/") + "/"):
                 return rule
@@ -145,11 +146,13 @@ class Guarded:
 
 def socket_factory(policy: Policy, *, only_global: bool) -> Callable[[AddrInfoType], socket.socket]:
     """Makes sockets for allowed addresses only; it sees each address that is connected to."""
+    # A literal that `allow` holds is a way for itself, not for whatever a wildcard resolves to.
+    literals = frozenset() if only_global else policy.literals
 
     def make(info: AddrInfoType) -> socket.socket:
         family, kind, protocol, _, address = info
         host = str(address[0])
-        if not may_connect(host, only_global=only_global, literals=policy.literals):
+        if not may_connect(host, only_global=only_global, literals=literals):
             # Equal errors for all addresses of a host, so that they arrive as this one.
             raise AddressRefused(errno.EACCES, "address not allowed")
         return socket.socket(family, kind, protocol)
@@ -160,17 +163,22 @@ def socket_factory(policy: Policy, *, only_global: bool) -> Callable[[AddrInfoTy
 def _joined(source: Source, location: str) -> str:
     assert isinstance(source, str)  # noqa: S101 - bytes are not redirected
     try:
-        return urljoin(source, location).partition("#")[0]
+        joined = urljoin(source, location).partition("#")[0]
     except ValueError:
         raise OriginError("it is redirected to something that is not a URL") from None
+    if not _AUTHORITY.match(joined):
+        # Least of all to a file of this machine: only a catalog may name those.
+        raise Forbidden("it is redirected to something that is not plain HTTP")
+    return joined
 
 
 def _rule(entry: str) -> Rule:
     parts = urlsplit(entry)
     if parts.scheme == "file":
-        if parts.netloc or not parts.path.startswith("/"):
+        if parts.netloc or not parts.path.startswith("/") or parts.query or parts.fragment:
             raise ValueError(f"{entry!r} must look like 'file:///srv/data'")
-        return Rule("file", "", None, wildcard=False, path=parts.path)
+        path = unquote(parts.path, errors="surrogateescape")
+        return Rule("file", "", None, wildcard=False, path=path)
     expected = f"{entry!r} must look like 'https://files.example.com' or 'https://*.example.com'"
     if parts.scheme not in _DEFAULT_PORTS or parts.path.strip("/") or parts.query or parts.fragment:
         raise ValueError(expected)

@@ -3,9 +3,10 @@
 Redirects are not followed here: they are raised, and whoever guards decides.
 """
 
+import asyncio
 import re
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from socket import socket
 
@@ -83,21 +84,19 @@ class HttpStore:
             if contradicts(validator, response.headers):
                 raise ObjectChanged("it is no longer the object that was planned")
             skip = _check_framing(response, start, stop, size, asked="Range" in headers)
-            yield _HttpBody(response, skip, stop - start)
-
-    def _request(
-        self, method: str, source: Source, headers: dict[str, str]
-    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
-        assert isinstance(source, str)  # noqa: S101 - the guard sends URLs here
-        # A URL that needs no encoding is sent as it is: signatures cover its exact spelling.
-        url = URL(source, encoded=bool(_ENCODED.fullmatch(source)))
-        return self._exchange(method, url, headers)
+            # Of a 200 that ignored our Range more may follow; else it must end where we do.
+            ends = response.status == 206 or stop == size
+            with _failing_with_its_connection(response):
+                yield _HttpBody(response, skip, stop - start, ends=ends)
 
     @asynccontextmanager
-    async def _exchange(
-        self, method: str, url: URL, headers: dict[str, str]
+    async def _request(
+        self, method: str, source: Source, headers: dict[str, str]
     ) -> AsyncIterator[aiohttp.ClientResponse]:
+        assert isinstance(source, str)  # noqa: S101 - the guard sends URLs here
         try:
+            # A URL that needs no encoding is sent as it is: signatures cover its exact spelling.
+            url = URL(source, encoded=bool(_ENCODED.fullmatch(source)))
             response = await self._session.request(
                 method, url, headers=headers, allow_redirects=False
             )
@@ -114,12 +113,14 @@ class HttpStore:
 class _HttpBody:
     """The body of an answer that was checked: `skip` bytes to discard, then `length` to move."""
 
-    def __init__(self, response: aiohttp.ClientResponse, skip: int, length: int) -> None:
+    def __init__(
+        self, response: aiohttp.ClientResponse, skip: int, length: int, *, ends: bool
+    ) -> None:
         self._content = response.content
         self._skip = skip
         self._left = length
         # Without Content-Length only the end of the body shows that there is no more of it.
-        self._unbounded = not _length(response)
+        self._unbounded = ends and not _length(response)
 
     async def ready(self) -> None:
         """Opened is ready."""
@@ -141,6 +142,7 @@ class _HttpBody:
                 await sink.write(chunk)
 
     async def _read(self, sink: Sink) -> bytes:
+        """What has come; empty at the end only, which is the end of the body and no other."""
         content = self._content
         try:
             chunk = content.read_nowait()
@@ -150,11 +152,45 @@ class _HttpBody:
             raise _translate(error) from error
         await sink.flush()
         try:
-            # Never more than what came at once: joining all that waits costs memory.
-            chunk, _ = await content.readchunk()
+            # Not readchunk: it gives an empty chunk at the end of each chunk of a chunked body.
+            return await content.readany()
         except _FAILURES as error:
             raise _translate(error) from error
-        return chunk
+
+
+@contextmanager
+def _failing_with_its_connection(response: aiohttp.ClientResponse) -> Iterator[None]:
+    """Let a body end when its connection does.
+
+    aiohttp tells a body neither of a broken chunk nor of the close that follows, and stops the
+    read timeout: it would be waited for until the client leaves.
+    """
+    content = response.content
+
+    def tell(_: object) -> None:
+        if not content.is_eof() and content.exception() is None:
+            content.set_exception(aiohttp.ClientPayloadError("the connection is closed"))
+
+    protocol = response.connection.protocol if response.connection else None
+    closed = None if protocol is None else protocol.closed
+    if closed is None:
+        tell(None)  # unless it is complete
+        yield
+        return
+    # Connections are used again: one callback remains on each, not one for each answer.
+    closed.remove_done_callback(_retrieve)
+    closed.add_done_callback(_retrieve)
+    closed.add_done_callback(tell)
+    try:
+        yield
+    finally:
+        closed.remove_done_callback(tell)
+
+
+def _retrieve(closed: asyncio.Future[None]) -> None:
+    """Look at how a connection ended, or asyncio complains that nobody did."""
+    if not closed.cancelled():
+        closed.exception()
 
 
 def session(
@@ -217,8 +253,8 @@ def _check_status(response: aiohttp.ClientResponse) -> None:
         raise OriginBroken(f"its origin answers {status}", retry_after=_retry_after(response))
     if status not in {200, 206}:
         raise OriginError(f"its origin answers {status}")
-    coding = response.headers.get("Content-Encoding", "identity").strip().lower()
-    if coding not in {"identity", ""}:
+    codings = ",".join(response.headers.getall("Content-Encoding", ())).lower().split(",")
+    if any(coding.strip() not in {"identity", ""} for coding in codings):
         raise OriginError("it comes with a content coding that was not asked for")
 
 

@@ -6,10 +6,10 @@ after `patience` seconds without a byte, all tries together. What changed is nev
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 
-from tarstream.errors import OriginBroken, OriginTimeout, TarstreamError
+from tarstream.errors import OriginBroken, OriginTimeout
 from tarstream.layout import Source, is_strong
 from tarstream.stores.base import Body, ObjectMeta, Sink, Store
 
@@ -33,32 +33,32 @@ class Retrying:
         """Ask, and ask again."""
         tries = _Tries(self._attempts, self._patience)
         while True:
+            limit = asyncio.timeout_at(tries.deadline)
             try:
-                async with asyncio.timeout_at(tries.deadline):
+                async with limit:
                     return await self._store.head(source)
-            except (OriginBroken, TimeoutError) as error:
-                await tries.pause(error)
+            except (OriginBroken, TimeoutError) as failure:
+                error = _cause(failure, limit)
+            await tries.pause(error)
 
     @asynccontextmanager
     async def open(
         self, source: Source, start: int, stop: int, size: int, validator: str | None
     ) -> AsyncIterator[Body]:
-        """Try to open; a failure shows only when the body is asked to be ready or to move.
+        """Begin to open; whether that works shows when the body is asked to be ready or to move.
 
         So a member may be opened long before its turn: patience with its origin begins with it.
         """
-        async with AsyncExitStack() as connection:
 
-            async def reopen(position: int) -> Body:
-                await connection.aclose()
-                return await connection.enter_async_context(
-                    self._store.open(source, position, stop, size, validator)
-                )
+        def reopen(position: int) -> AbstractAsyncContextManager[Body]:
+            return self._store.open(source, position, stop, size, validator)
 
-            tries = _Tries(self._attempts, self._patience)
-            body = _RepairedBody(reopen, start, tries, continuable=is_strong(validator))
-            await body.open_early()
+        tries = _Tries(self._attempts, self._patience)
+        body = _RepairedBody(reopen, start, tries, continuable=is_strong(validator))
+        try:
             yield body
+        finally:
+            await body.close()
 
 
 class _Tries:
@@ -74,15 +74,12 @@ class _Tries:
         """A byte came, or is awaited from here on."""
         self.deadline = asyncio.get_running_loop().time() + self._patience
 
-    async def pause(self, error: Exception, brought: int = 0) -> None:
+    async def pause(self, error: OriginBroken, brought: int = 0) -> None:
         """Wait before the next try, or raise what ended the last one when there is none."""
         self._failed = 0 if brought >= PROGRESS else self._failed + 1
         pause = min(_FIRST_PAUSE * 2.0 ** max(self._failed - 1, 0), _LONGEST_PAUSE)
         pause *= random.uniform(0.5, 1)  # noqa: S311 - so that not all come back at once
-        if isinstance(error, OriginBroken):
-            pause = max(pause, error.retry_after or 0)
-        else:
-            error = OriginTimeout("its origin is too slow")
+        pause = max(pause, error.retry_after or 0)
         now = asyncio.get_running_loop().time()
         if self._failed >= self._attempts or now + pause >= self.deadline:
             raise error
@@ -92,7 +89,7 @@ class _Tries:
 class _RepairedBody:
     def __init__(
         self,
-        reopen: Callable[[int], Awaitable[Body]],
+        reopen: Callable[[int], AbstractAsyncContextManager[Body]],
         start: int,
         tries: _Tries,
         *,
@@ -102,27 +99,32 @@ class _RepairedBody:
         self._start = start
         self._tries = tries
         self._continuable = continuable
-        self._body: Body | None = None
-        self._failure: TarstreamError | None = None
+        self._connection = AsyncExitStack()
+        self._opening = self._open(start)
 
-    async def open_early(self) -> None:
-        """One try, whose failure is kept for later."""
+    async def close(self) -> None:
+        """Give up what is open or being opened."""
+        self._opening.cancel()
         try:
-            self._body = await self._reopen(self._start)
-        except TarstreamError as error:
-            self._failure = error
+            if not self._opening.done():
+                await asyncio.wait([self._opening])
+        finally:
+            await self._connection.aclose()
 
     async def ready(self) -> None:
         """Return once a body is open, or raise when it is given up."""
         self._tries.begin()
         while True:
+            limit = asyncio.timeout_at(self._tries.deadline)
             try:
-                async with asyncio.timeout_at(self._tries.deadline):
-                    body = await self._opened(self._start)
+                async with limit:
+                    body = await self._opening
                     return await body.ready()
-            except (OriginBroken, TimeoutError) as error:
-                self._body = None
-                await self._tries.pause(error)
+            except (OriginBroken, TimeoutError) as failure:
+                error = _cause(failure, limit)
+            await self.close()
+            await self._tries.pause(error)
+            self._opening = self._open(self._start)
 
     async def copy_to(self, sink: Sink) -> None:
         """Move all bytes, over as many connections as it takes."""
@@ -130,25 +132,32 @@ class _RepairedBody:
         self._tries.begin()
         while True:
             began = sink.position
+            limit = asyncio.timeout_at(self._tries.deadline)
             try:
-                async with asyncio.timeout_at(self._tries.deadline) as limit:
-                    body = await self._opened(began - base)
-                    return await body.copy_to(_Watched(sink, self._tries, limit))
-            except (OriginBroken, TimeoutError) as error:
-                self._body = None
-                # Without a strong validator nothing proves that the rest is of the same version.
-                if sink.position > base + self._start and not self._continuable:
-                    raise
-                await self._tries.pause(error, sink.position - began)
-                sink.repaired(error)
+                async with limit:
+                    watched = _Watched(sink, self._tries, limit)
+                    if not self._opening.done():
+                        await watched.flush()
+                    body = await self._opening
+                    return await body.copy_to(watched)
+            except (OriginBroken, TimeoutError) as failure:
+                error = _cause(failure, limit)
+            await self.close()
+            # Without a strong validator nothing proves that the rest is of the same version.
+            if sink.position > base + self._start and not self._continuable:
+                raise error
+            await _flush(sink, self._tries)
+            await self._tries.pause(error, sink.position - began)
+            sink.repaired(error)
+            self._opening = self._open(sink.position - base)
 
-    async def _opened(self, position: int) -> Body:
-        failure, self._failure = self._failure, None
-        if failure is not None:
-            raise failure
-        if self._body is None:
-            self._body = await self._reopen(position)
-        return self._body
+    def _open(self, position: int) -> asyncio.Task[Body]:
+        """Open from `position` on, in a task: only its turn waits for it, under its deadline."""
+        context = self._reopen(position)
+        opening = asyncio.ensure_future(self._connection.enter_async_context(context))
+        # Its failure is for its turn, which may never come.
+        opening.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return opening
 
 
 class _Watched:
@@ -164,22 +173,34 @@ class _Watched:
         return self._sink.position
 
     async def write(self, chunk: bytes) -> None:
-        # From the first byte on it is the store's own read timeout that notices a stall.
+        # The limit stands while the origin is waited for: from each flush to the next write.
         if self._limit.when() is not None:
             self._limit.reschedule(None)
         await self._sink.write(chunk)
         self._tries.begin()
 
     async def flush(self) -> None:
-        if self._limit.when() is None:
-            await self._sink.flush()
-            return
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        self._limit.reschedule(None)
-        await self._sink.flush()
-        self._tries.deadline += loop.time() - began
+        if self._limit.when() is not None:
+            self._limit.reschedule(None)
+        await _flush(self._sink, self._tries)
         self._limit.reschedule(self._tries.deadline)
 
     def repaired(self, cause: Exception) -> None:
         self._sink.repaired(cause)
+
+
+async def _flush(sink: Sink, tries: _Tries) -> None:
+    """Pass on what was gathered, at no cost for the origin."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    await sink.flush()
+    tries.deadline += loop.time() - began
+
+
+def _cause(failure: OriginBroken | TimeoutError, limit: asyncio.Timeout) -> OriginBroken:
+    """What ended a try. Raises what was not the origin's: a sink may time out too."""
+    if isinstance(failure, OriginBroken):
+        return failure
+    if not limit.expired():
+        raise failure
+    return OriginTimeout("its origin is too slow")

@@ -11,18 +11,19 @@ from email.utils import parsedate_to_datetime
 from tarstream.layout import is_strong
 
 # entity-tag = [ weak ] opaque-tag; opaque-tag = DQUOTE *etagc DQUOTE   (RFC 9110 8.8.3)
-ENTITY_TAG = re.compile(r'(W/)?"[!\x23-\x7e\x80-\U0010ffff]*"')
+# Bytes that are not UTF-8 arrive as lone surrogates, and could not be sent back as they were.
+ENTITY_TAG = re.compile(r'(W/)?"[!\x23-\x7e\x80-\ud7ff\ue000-\U0010ffff]*"')
 
 _STRONG_AGE = 60  # seconds between Last-Modified and Date that make a date strong (8.8.2.2)
 
 
 def http_date(value: str | None) -> datetime | None:
     """An HTTP-date (RFC 9110 5.6.7), or None where it is not one."""
-    if not value:
+    if not value or not value.isascii():
         return None
     try:
         parsed = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
 

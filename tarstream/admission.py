@@ -1,0 +1,63 @@
+"""Who is let in: so many archives at a time, and none while those in flight are drained."""
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from tarstream.errors import Unavailable
+
+logger = logging.getLogger(__name__)
+
+
+class Admission:
+    """Counts archives that are being planned or sent, and ends them at last."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._busy: set[asyncio.Task[Any]] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.draining = False
+        self.cutting = False
+        """It is us who cancel."""
+
+    @contextmanager
+    def admitted(self) -> Iterator[None]:
+        """Count the current task, or raise Unavailable."""
+        if self.draining:
+            raise Unavailable("the gateway is shutting down; ask another one, or later")
+        if len(self._busy) >= self._limit:
+            raise Unavailable("as many archives are under way as [limits] max_archives allows")
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - a handler runs in a task
+        self._busy.add(task)
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._busy.discard(task)
+            if not self._busy:
+                self._idle.set()
+
+    async def drain(self, timeout: float) -> None:
+        """Refuse new archives, and give those in flight `timeout` seconds."""
+        self.draining = True
+        logger.info("draining", extra={"fields": {"archives": len(self._busy), "seconds": timeout}})
+        try:
+            async with asyncio.timeout(timeout):
+                await self._idle.wait()
+        except TimeoutError:
+            pass
+
+    async def cut(self) -> int:
+        """End what is still in flight; how many that were."""
+        self.draining = self.cutting = True
+        busy = list(self._busy)
+        for task in busy:
+            task.cancel()
+        if busy:
+            logger.warning("archives cut at shutdown", extra={"fields": {"archives": len(busy)}})
+            await asyncio.wait(busy)
+        return len(busy)

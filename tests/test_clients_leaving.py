@@ -1,0 +1,323 @@
+"""Clients that leave, and clients that stop reading: nothing of theirs is kept or waited for."""
+
+import asyncio
+import contextlib
+import gc
+import logging
+import socket
+import struct
+
+import faults
+import pytest
+from origin import Made
+
+from tarstream.response import WatchedResponse
+
+MANY = 20_000
+IDS = ",".join(map(str, range(MANY)))  # whose plan has some megabytes
+SMALL = 8192  # bytes of a socket buffer, which Linux doubles
+
+
+class Client:
+    """A client that reads when it wants to, through buffers that hold next to nothing."""
+
+    def __init__(self):
+        self._socket = socket.socket()
+        self._socket.setblocking(False)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL)
+
+    async def ask(self, gateway, target, *, body="", accept="*/*"):
+        method = "POST" if body else "GET"
+        request = (
+            f"{method} {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAccept: {accept}\r\n"
+            f"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {len(body)}\r\n"
+        )
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(self._socket, ("127.0.0.1", gateway.port))
+        await loop.sock_sendall(self._socket, f"{request}\r\n{body}".encode())
+
+    async def read(self, size=1 << 16):
+        """At most `size` bytes; b"" when the other side has closed."""
+        loop = asyncio.get_running_loop()
+        return await asyncio.wait_for(loop.sock_recv(self._socket, size), 10)
+
+    async def read_all(self):
+        """All that comes until the other side closes."""
+        data = bytearray()
+        while chunk := await self.read():
+            data += chunk
+        return bytes(data)
+
+    def leave(self, how="FIN"):
+        if how == "RST":
+            linger = struct.pack("ii", 1, 0)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        self._socket.close()
+
+
+@pytest.fixture
+async def connect():
+    """Makes clients; whoever has not left leaves at the end."""
+    with contextlib.ExitStack() as stack:
+
+        async def connect(gateway, target, **options):
+            client = Client()
+            stack.callback(client.leave)
+            await client.ask(gateway, target, **options)
+            return client
+
+        yield connect
+
+
+@pytest.fixture(autouse=True)
+def _everything_is_logged(caplog):
+    caplog.set_level(logging.INFO)
+
+
+@pytest.fixture
+async def gateway(origin, start):
+    origin.send_buffer = SMALL
+    origin.faults.append(faults.puts("Connection", "close"))  # so that none is kept for later
+    return small(await start(origin, limits={"max_archives": 1}))
+
+
+def small(gateway):
+    """A gateway whose connections have small send buffers: they inherit them."""
+    for site in gateway.runner.sites:
+        for sock in site._server.sockets:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SMALL)
+    return gateway
+
+
+def tasks():
+    """Whatever else is going on."""
+    return asyncio.all_tasks() - {asyncio.current_task()}
+
+
+@pytest.fixture
+async def gone(origin, gateway, caplog, connect):
+    """Call it when the client has left: waits until nothing of it is left, and says if not."""
+    before = tasks()
+
+    async def gone(outcome="client left"):
+        await origin.until(lambda: origin.in_flight == 0 and origin.open_connections == 0)
+        await origin.until(lambda: tasks() <= before)
+        outcomes = [r.fields["outcome"] for r in caplog.records if r.message == "archive"]
+        assert outcomes == ([outcome] if outcome else [])
+        assert not [record for record in caplog.records if record.exc_info]
+        if outcome in {None, "client left"}:
+            assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
+        # And there is room for the next one.
+        origin.add("/next", b"")
+        client = await connect(gateway, "/archive?ids=next")
+        assert (await client.read_all()).startswith(b"HTTP/1.1 200 ")
+
+    return gone
+
+
+def entries(origin):
+    """Entries that leave nothing to ask for."""
+    return [
+        {"id": f"{n}", "url": f"{origin.root}/{n}", "size": 0, "mtime": 1, "etag": '"1"'}
+        for n in range(MANY)
+    ]
+
+
+HOW = pytest.mark.parametrize("how", ["FIN", "RST"])
+
+
+@HOW
+@pytest.mark.parametrize("route", ["/archive", "/plan"])
+async def test_while_the_origin_is_asked_what_it_has(origin, gateway, connect, gone, how, route):
+    origin.add("/a", b"hello", faults.late(methods=("HEAD",)))
+    client = await connect(gateway, f"{route}?ids=a")
+    await origin.until(lambda: origin.stalled)
+    client.leave(how)
+    await gone(outcome=None)
+
+
+@HOW
+async def test_while_the_first_member_is_opened(origin, gateway, connect, gone, how):
+    origin.add("/a", b"hello", faults.late(methods=("GET",)))
+    client = await connect(gateway, "/archive?ids=a")
+    await origin.until(lambda: origin.asked("/a") and origin.stalled)
+    client.leave(how)
+    await gone()
+
+
+@HOW
+async def test_while_the_origin_stalls_in_the_middle(origin, gateway, connect, gone, how):
+    origin.add("/a", Made(300_000), faults.stall(at=100_000))
+    client = await connect(gateway, "/archive?ids=a")
+    received = 0
+    while received < 100_000:
+        received += len(await client.read())
+    client.leave(how)
+    await gone()
+
+
+@HOW
+async def test_while_the_gateway_waits_before_it_tries_again(origin, gateway, connect, gone, how):
+    unavailable = faults.status(503, retry_after="30", skip=1, methods=("GET",))
+    origin.add("/a", Made(300_000), faults.fin(at=1000), unavailable)
+    client = await connect(gateway, "/archive?ids=a")
+    await origin.until(lambda: origin.fired["status"])
+    client.leave(how)
+    await gone()
+
+
+@HOW
+async def test_while_it_is_being_sent(origin, gateway, connect, gone, how):
+    origin.add("/a", Made(64 << 20))
+    client = await connect(gateway, "/archive?ids=a")
+    for _ in range(20):
+        await client.read()
+    client.leave(how)
+    await gone()
+
+
+@HOW
+async def test_while_it_reads_nothing_and_members_are_open_ahead(
+    origin, gateway, connect, gone, how
+):
+    for id_ in "abc":
+        origin.add(f"/{id_}", Made(200_000))
+    client = await connect(gateway, "/archive?ids=a,b,c")
+    await origin.until(lambda: all(origin.asked(f"/{id_}") for id_ in "abc"))
+    client.leave(how)
+    await gone()
+
+
+PLANS = pytest.mark.parametrize("accept", ["application/json", "application/x-ndjson"])
+
+
+@HOW
+@PLANS
+async def test_while_a_long_plan_is_being_sent(origin, start, connect, caplog, how, accept):
+    gateway = small(await start(origin, entries(origin), limits={"max_members": MANY}))
+    before = tasks()
+    client = await connect(gateway, "/plan", body=f"ids={IDS}", accept=accept)
+    assert (await client.read(17)).startswith(b"HTTP/1.1 200 ")
+    client.leave(how)
+    await origin.until(lambda: tasks() <= before)
+    assert not [record for record in caplog.records if record.levelno > logging.INFO]
+
+
+@pytest.mark.parametrize(
+    ("target", "accept"),
+    [
+        ("/archive?ids=a", "*/*"),
+        ("/archive?ids=broken", "*/*"),
+        ("/plan?ids=a", "application/json"),
+        ("/plan?ids=a", "application/x-ndjson"),
+    ],
+)
+async def test_in_the_very_moment_of_the_answer(origin, start, connect, caplog, target, accept):
+    """As many turns of the event loop after the origin's answer as there may be to ours."""
+    origin.add("/a", b"hello", faults.late(methods=("HEAD",)))
+    origin.add("/broken", b"", faults.late(), faults.status(418))
+    origin.faults.append(faults.puts("Connection", "close"))
+    gateway = await start(origin, upstream={"remember": 0})
+    before = tasks()
+    for turns in range(40):
+        client = await connect(gateway, target, accept=accept)
+        await origin.until(lambda: origin.stalled)
+        origin.release()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        client.leave("RST")
+        await origin.until(lambda: tasks() <= before)
+    assert not [r for r in caplog.records if r.exc_info or r.levelno > logging.WARNING]
+    assert {r.name for r in caplog.records} <= {"tarstream.download", "tarstream.problem"}
+
+
+# Clients that stop reading
+
+
+@pytest.mark.parametrize("size", [60_000, 64 << 20])
+async def test_a_client_that_accepts_nothing_is_ended(origin, start, connect, gone, caplog, size):
+    """Also when all that is left to send waits in a buffer of ours."""
+    gateway = small(await start(origin, limits={"stall_timeout": 0.4}))
+    origin.add("/a", Made(size))
+    client = await connect(gateway, "/archive?ids=a")
+    await origin.until(lambda: caplog.records)
+    assert caplog.records[0].levelno == logging.WARNING
+    await gone("client stalled")
+    assert len(await client.read_all()) < size
+
+
+async def test_a_download_that_failed_does_not_wait_for_its_client(origin, start, connect, caplog):
+    origin.send_buffer = SMALL
+    origin.add("/a", Made(60_000), faults.fin(at=50_000))
+    limits = {"stall_timeout": 0.4}
+    gateway = small(await start(origin, limits=limits, upstream={"attempts": 1}))
+    client = await connect(gateway, "/archive?ids=a")
+    await origin.until(lambda: caplog.records)
+    assert caplog.records[0].fields["outcome"] == "failed"
+    await origin.until(lambda: not gateway.runner.server.connections)
+    assert len(await client.read_all()) < 50_000
+
+
+@PLANS
+@pytest.mark.parametrize("number", [500, MANY])
+async def test_a_client_that_accepts_nothing_of_a_plan_is_ended(
+    origin, start, connect, accept, number
+):
+    limits = {"max_members": MANY, "stall_timeout": 0.4}
+    gateway = small(await start(origin, entries(origin), limits=limits))
+    ids = ",".join(IDS.split(",")[:number])
+    client = await connect(gateway, "/plan", body=f"ids={ids}", accept=accept)
+    await origin.until(lambda: gateway.runner.server.connections)
+    await origin.until(lambda: not gateway.runner.server.connections)
+    assert len(await client.read_all()) < number * 80
+
+
+async def test_a_client_that_accepts_nothing_of_a_refusal_is_ended(origin, start, connect):
+    """20,000 ids that are unknown are all listed, which is more than the buffers hold."""
+    limits = {"max_members": MANY, "stall_timeout": 0.4}
+    gateway = small(await start(origin, [], limits=limits))
+    before = tasks()
+    client = await connect(gateway, "/archive", body=f"ids={IDS}")
+    await origin.until(lambda: not tasks() <= before)
+    await origin.until(lambda: tasks() <= before)
+    assert len(await client.read_all()) < MANY * 20
+
+
+async def test_nothing_of_an_answer_is_kept(origin, start, connect):
+    """Whatever watched the client, or was to be sent to it."""
+    origin.add("/a", b"hello")
+    gateway = await start(origin)
+    for target in ("/archive?ids=a", "/plan?ids=a", "/archive?ids=../a", "/archive"):
+        client = await connect(gateway, target)
+        assert b" 50" not in await client.read_all()
+
+    def kept():
+        gc.collect()
+        return [thing for thing in gc.get_objects() if isinstance(thing, WatchedResponse)]
+
+    await origin.until(lambda: not kept())
+
+
+async def test_a_client_that_reads_slowly_is_not_ended(origin, start, connect, caplog):
+    """However long it takes altogether: here some five times `stall_timeout`."""
+    origin.send_buffer = SMALL
+    origin.add("/a", Made(120_000))
+    gateway = small(await start(origin, limits={"stall_timeout": 0.3}))
+    client = await connect(gateway, "/archive?ids=a")
+    received = bytearray()
+    while chunk := await client.read(8192):
+        received += chunk
+        await asyncio.sleep(0.1)  # this is what it is like
+    _, _, body = received.partition(b"\r\n\r\n")
+    assert body[512:120_512] == Made(120_000).read()
+    await origin.until(lambda: caplog.records)
+    assert caplog.records[0].fields["outcome"] == "complete"
+
+
+async def test_an_origin_that_stalls_is_not_its_clients_fault(origin, start, connect, caplog):
+    origin.add("/a", Made(100_000), faults.stall(1.5, at=50_000))
+    gateway = small(await start(origin, limits={"stall_timeout": 0.2}))
+    client = await connect(gateway, "/archive?ids=a")
+    assert len(await client.read_all()) > 100_000
+    await origin.until(lambda: caplog.records)
+    assert caplog.records[0].fields["outcome"] == "complete"

@@ -1,0 +1,227 @@
+"""SIGTERM and SIGINT, to the process that operators run, with downloads in flight."""
+
+import asyncio
+import json
+import re
+import signal
+from asyncio.subprocess import DEVNULL, PIPE
+from contextlib import asynccontextmanager
+
+import faults
+import pytest
+from gateway import process, raw
+from origin import Made
+from yarl import URL
+
+from tarstream.response import WatchedResponse
+
+CONTENT = Made(300_000)
+STALL = 200_000  # bytes of it that arrive before the origin falls silent
+SIGNALS = [signal.SIGTERM, signal.SIGINT]
+
+
+@pytest.fixture
+def running(tmp_path, origin):
+    """A gateway as a process, in front of an origin that falls silent in the middle."""
+    origin.add("/slow", CONTENT, faults.stall(at=STALL))
+
+    def start(shutdown_timeout=300):
+        return process(
+            tmp_path,
+            f"""
+            [server]
+            shutdown_timeout = {shutdown_timeout}
+            [catalog]
+            kind = "template"
+            url = "{origin.root}/{{id}}"
+            [upstream]
+            allow = ["{origin.root}"]
+            """,
+        )
+
+    return start
+
+
+@asynccontextmanager
+async def curl(url, path):
+    """curl, from when it has begun to save the body."""
+    program = await asyncio.create_subprocess_exec("curl", "-sSfo", path, url)
+    try:
+        async with asyncio.timeout(10):
+            while not path.exists() or not path.stat().st_size:
+                await asyncio.sleep(0.005)
+        yield program
+    finally:
+        if program.returncode is None:
+            program.kill()
+            await program.wait()
+
+
+async def ended(gateway):
+    """The process's exit status."""
+    return await asyncio.to_thread(gateway.popen.wait, 15)
+
+
+async def draining(gateway):
+    await asyncio.to_thread(gateway.wait_for_log, "draining")
+
+
+async def ask(client, url):
+    async with client.get(URL(url, encoded=True)) as response:
+        return response.status, response.headers, await response.read()
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+async def test_what_is_in_flight_finishes_while_the_listener_refuses_in_words(
+    client, origin, running, tmp_path, number
+):
+    with running() as gateway:
+        async with curl(gateway.url(["slow"]), tmp_path / "saved") as download:
+            gateway.popen.send_signal(number)
+            await draining(gateway)
+            base = f"http://127.0.0.1:{gateway.port}"
+            assert (await ask(client, f"{base}/healthz"))[0] == 200
+            for url in (f"{base}/readyz", gateway.url(["a"]), gateway.url(["a"], "/plan")):
+                status, headers, body = await ask(client, url)
+                assert status == 503
+                assert headers["Retry-After"].isdigit()
+                assert json.loads(body)["status"] == 503
+            assert gateway.popen.poll() is None
+            origin.release()
+            assert await asyncio.wait_for(download.wait(), 10) == 0
+        assert (tmp_path / "saved").read_bytes()[512:300_512] == CONTENT.read()
+        assert await ended(gateway) == 0
+        assert "outcome=complete" in gateway.log
+        assert "Traceback" not in gateway.log
+
+
+async def test_what_is_being_planned_finishes_as_well(client, origin, running):
+    origin.add("/late", b"hello", faults.late(methods=("HEAD",)))
+    with running() as gateway:
+        download = asyncio.create_task(ask(client, gateway.url(["late"])))
+        await origin.until(lambda: origin.stalled)
+        gateway.popen.send_signal(signal.SIGTERM)
+        await draining(gateway)
+        origin.release()
+        status, _, body = await asyncio.wait_for(download, 10)
+        assert (status, len(body)) == (200, 2048)
+        assert await ended(gateway) == 0
+
+
+async def test_a_connection_that_was_kept_open_is_answered_and_closed(origin, running, tmp_path):
+    with running() as gateway:
+        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b"Connection: close" not in await reader.readuntil(b"ok\n")
+        async with curl(gateway.url(["slow"]), tmp_path / "saved"):
+            gateway.popen.send_signal(signal.SIGTERM)
+            await draining(gateway)
+            writer.write(b"GET /archive?ids=a HTTP/1.1\r\nHost: x\r\n\r\n")
+            answer = await asyncio.wait_for(reader.read(-1), 10)
+            assert answer.startswith(b"HTTP/1.1 503 ")
+            assert b"\r\nConnection: close\r\n" in answer
+            origin.release()
+            assert await ended(gateway) == 0
+        writer.close()
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+async def test_what_outlasts_the_timeout_is_cut_visibly(origin, running, tmp_path, number):
+    with running(shutdown_timeout=0.2) as gateway:
+        async with curl(gateway.url(["slow"]), tmp_path / "saved") as download:
+            gateway.popen.send_signal(number)
+            assert await ended(gateway) == 1
+            assert await asyncio.wait_for(download.wait(), 10) == 18  # "Partial file"
+        saved = (tmp_path / "saved").read_bytes()
+        assert 512 < len(saved) <= 512 + STALL
+        assert CONTENT.read().startswith(saved[512:])
+        assert 'outcome="cut at shutdown"' in gateway.log
+        assert "Traceback" not in gateway.log
+
+
+async def test_a_client_that_reads_nothing_does_not_hold_the_process(origin, running):
+    origin.add("/large", Made(64 << 20))
+    with running(shutdown_timeout=0.2) as gateway:
+        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port, limit=1000)
+        writer.write(b"GET /archive?ids=large HTTP/1.1\r\nHost: x\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n")  # and then no more than fits in the buffers
+        gateway.popen.send_signal(signal.SIGTERM)
+        assert await ended(gateway) == 1
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [(signal.SIGTERM, signal.SIGTERM), (signal.SIGINT, signal.SIGINT), SIGNALS],
+    ids=lambda number: number.name,
+)
+async def test_a_second_signal_ends_at_once(origin, running, tmp_path, first, second):
+    with running(shutdown_timeout=300) as gateway:
+        async with curl(gateway.url(["slow"]), tmp_path / "saved") as download:
+            gateway.popen.send_signal(first)
+            await draining(gateway)
+            gateway.popen.send_signal(second)
+            assert await ended(gateway) == 1
+            assert await asyncio.wait_for(download.wait(), 10) == 18
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+async def test_without_downloads_it_ends_with_0_whoever_is_connected(running, number):
+    with running(shutdown_timeout=300) as gateway:
+        silent = await asyncio.open_connection("127.0.0.1", gateway.port)
+        kept = await asyncio.open_connection("127.0.0.1", gateway.port)
+        kept[1].write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        await kept[0].readuntil(b"ok\n")
+        half = await asyncio.open_connection("127.0.0.1", gateway.port)
+        half[1].write(b"GET /archive?ids=a HTT")
+        await half[1].drain()
+        gateway.popen.send_signal(number)
+        assert await ended(gateway) == 0
+        for reader, writer in (silent, kept, half):
+            assert await asyncio.wait_for(reader.read(-1), 10) == b""
+            writer.close()
+        assert re.search(r"draining archives=0 ", gateway.log)
+        assert "Traceback" not in gateway.log
+
+
+async def test_a_download_that_has_ended_does_not_hold_the_process(origin, running):
+    origin.add("/a", b"hello")
+    with running(shutdown_timeout=300) as gateway:
+        answer = await raw(gateway.port, b"GET /archive?ids=a HTTP/1.0\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.0 200 OK\r\n")
+        gateway.popen.send_signal(signal.SIGTERM)
+        assert await ended(gateway) == 0
+
+
+async def test_wherever_it_is_cut_tar_reports_it(origin, start, monkeypatch):
+    """A slow client may be cut after any write: none may end between two members."""
+    send = WatchedResponse.send
+    writes = 0
+
+    async def send_and_stay(response, data):
+        nonlocal writes
+        await send(response, data)
+        writes += 1
+        if writes == last:
+            cutting.append(asyncio.create_task(gateway.gateway.cut()))
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(WatchedResponse, "send", send_and_stay)
+    sizes = (100_000, 100_001, 130_000, 1, 70_000)
+    for size in sizes:
+        origin.add(f"/{size}", Made(size))
+    all_members = sum(512 + size + -size % 512 for size in sizes)
+    last, cutting, body = 0, [], b""
+    while len(body) < all_members + 1024:
+        last, writes = last + 1, 0
+        gateway = await start(origin)
+        path = "/archive?ids=" + ",".join(map(str, sizes))
+        answer = await raw(gateway.port, f"GET {path} HTTP/1.0\r\n\r\n".encode())
+        body = answer.partition(b"\r\n\r\n")[2]
+        tar = await asyncio.create_subprocess_exec(
+            "tar", "t", stdin=PIPE, stdout=DEVNULL, stderr=DEVNULL
+        )
+        await tar.communicate(body)
+        assert (tar.returncode == 0) == (len(body) >= all_members), f"cut at {len(body)}"
+        await asyncio.gather(*cutting)
+    assert last > 2

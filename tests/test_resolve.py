@@ -1,0 +1,728 @@
+"""Ids to members: what is found out, in which order, and what is said when it goes wrong."""
+
+import asyncio
+import sys
+from contextlib import AsyncExitStack
+from itertools import repeat
+
+import pytest
+from faults import becomes, close_delimited, ignores, late, puts, redirect, status
+from gateway import free_port, write_catalog
+from origin import Made, Object
+
+from tarstream.catalogs.base import Caller, Entry, Unknown
+from tarstream.catalogs.file import FileCatalog, FileSettings
+from tarstream.catalogs.template import TemplateCatalog, TemplateSettings
+from tarstream.errors import (
+    Forbidden,
+    ObjectMissing,
+    OriginBroken,
+    OriginError,
+    OriginTimeout,
+    TooLarge,
+    UnknownIds,
+)
+from tarstream.formats import tar
+from tarstream.layout import STEP, Layout
+from tarstream.memory import LocalMemory
+from tarstream.resolve import ASKED_AT_ONCE, Limits, Renamed, Resolver, in_steps
+from tarstream.stores import Upstream, open_stores
+from tarstream.stores.guard import Policy
+from tarstream.stores.limit import Slots
+
+CALLER = Caller("127.0.0.1", "test")
+MODIFIED = 1_000_000_000  # of the origin's objects
+MIB = 1024**2
+
+
+class Table:
+    """A catalog as a table in memory: ids to one entry, several, or none."""
+
+    def __init__(self, entries):
+        self.entries = entries
+        self.lookups = 0
+
+    async def lookup(self, ids, caller):
+        self.lookups += 1
+        return list(map(self.entries.get, ids, repeat(Unknown("unknown"))))
+
+    async def watch(self):
+        """Nothing changes."""
+
+
+@pytest.fixture
+async def resolver(origin, tmp_path):
+    """Makes resolvers in front of the origin; entries are lines of a catalog, or a catalog."""
+    async with AsyncExitStack() as stack:
+
+        def make(
+            entries, allow=(), limits=(10_000, 2**40), remember=10, connections=100, **upstream
+        ):
+            if isinstance(entries, list):
+                path = write_catalog(tmp_path / "catalog.jsonl", entries)
+                entries = FileCatalog(FileSettings(kind="file", path=path))
+            policy = Policy([origin.root, *allow])
+            given = {"read_timeout": 10, "patience": 10, "attempts": 1} | upstream
+            guard, store = open_stores(
+                Upstream(policy, connect_timeout=5, **given), Slots(connections, 64 * MIB), stack
+            )
+            return Resolver(entries, guard, store, LocalMemory(remember), Limits(*limits, 60))
+
+        yield make
+
+
+def stated(origin, path, **more):
+    """A line of a catalog that says all there is to say of an object."""
+    thing = origin.objects[path]
+    line = {"url": origin.url(path), "size": thing.size, "mtime": 7, "etag": thing.etag}
+    return {"id": path.strip("/"), **line, **more}
+
+
+def bare(origin, path, **more):
+    """A line of a catalog that says nothing but where it is."""
+    return {"id": path.strip("/"), "url": origin.url(path), **more}
+
+
+def heads(origin):
+    assert all(request.method == "HEAD" for request in origin.requests)
+    return [request.path for request in origin.requests]
+
+
+def refused(caught):
+    return [refusal.id for refusal in caught.value.refusals]
+
+
+# The order of errors.
+
+
+async def test_errors_come_in_an_order_that_can_be_relied_on(origin, resolver):
+    """400 is said before; then the number, 404, 403, bytes, 502: each hides those behind it."""
+    origin.add("/broken", b"x", status(500))
+    origin.add("/big", Made(2000))
+    entries = [
+        bare(origin, "/broken"),
+        {"id": "forbidden", "url": "https://elsewhere.example.com/a"},
+        stated(origin, "/big"),
+        {"id": "other", "url": "ftp://elsewhere.example.com/a"},
+    ]
+    ids = ["broken", "forbidden", "nowhere", "big", "other", "nothing"]
+
+    few = resolver(entries, limits=(5, 1000))
+    with pytest.raises(TooLarge, match="6 members are asked for, and at most 5") as caught:
+        await few.resolve(ids, CALLER)
+    assert caught.value.status == 413
+
+    limited = resolver(entries, limits=(6, 1000))
+    with pytest.raises(UnknownIds, match="2 of 6 ids are unknown") as caught:
+        await limited.resolve(ids, CALLER)
+    assert caught.value.status == 404
+    assert refused(caught) == ["nowhere", "nothing"]
+
+    ids = ["broken", "forbidden", "big", "other"]
+    with pytest.raises(Forbidden) as caught:
+        await limited.resolve(ids, CALLER)
+    assert caught.value.status == 403
+    assert refused(caught) == ["forbidden", "other"]
+
+    ids = ["broken", "big"]
+    with pytest.raises(TooLarge, match="2000 bytes, and at most 1000") as caught:
+        await limited.resolve(ids, CALLER)
+    assert caught.value.status == 413
+    assert origin.requests == []
+
+    with pytest.raises(OriginBroken) as caught:
+        await resolver(entries).resolve(ids, CALLER)
+    assert caught.value.detail == "'broken' cannot be had: its origin answers 500"
+    assert caught.value.status == 502
+    assert refused(caught) == ["broken"]
+
+
+async def test_too_many_members_are_refused_before_anything_is_looked_up(resolver):
+    table = Table({})
+    with pytest.raises(TooLarge):
+        await resolver(table, limits=(1, 1)).resolve(["a", "b"], CALLER)
+    assert table.lookups == 0
+
+
+async def test_members_count_not_only_ids(origin, resolver):
+    """An id may stand for several."""
+    url = origin.add("/a", b"x")
+    collection = tuple(Entry(f"{url}?{n}", f"{n}", 1, 1, '"e"') for n in range(3))
+    table = Table({"all": collection, "none": ()})
+    made = await resolver(table, limits=(6, 9)).resolve(["all", "none", "all"], CALLER)
+    assert [member.name for member in made.members] == [
+        "0", "1", "2", "0 (2)", "1 (2)", "2 (2)",
+    ]  # fmt: skip
+    assert {member.id for member in made.members} == {"all"}
+    with pytest.raises(TooLarge, match="6 members are asked for, and at most 5"):
+        await resolver(table, limits=(5, 9)).resolve(["all", "all"], CALLER)
+
+
+async def test_an_id_given_twice_is_unknown_twice_and_a_member_twice(origin, resolver):
+    origin.add("/a", b"x")
+    made = resolver([stated(origin, "/a")])
+    with pytest.raises(UnknownIds) as caught:
+        await made.resolve(["b", "a", "b"], CALLER)
+    assert refused(caught) == ["b", "b"]
+    members = (await made.resolve(["a", "a"], CALLER)).members
+    assert [(member.id, member.name) for member in members] == [("a", "a"), ("a", "a (2)")]
+
+
+async def test_bytes_are_counted_again_when_origins_have_said_their_sizes(origin, resolver):
+    for name in "abc":
+        origin.add(f"/{name}", Made(400))
+    made = resolver([bare(origin, f"/{name}") for name in "abc"], limits=(9, 1000))
+    with pytest.raises(TooLarge, match="1200 bytes, and at most 1000"):
+        await made.resolve(["a", "b", "c"], CALLER)
+    assert len((await made.resolve(["a", "b"], CALLER)).members) == 2
+
+
+@pytest.mark.parametrize(("size", "fits"), [(1000, True), (1001, False)])
+async def test_a_limit_is_what_still_fits(origin, resolver, size, fits):
+    origin.add("/a", Made(size))
+    for entry in (stated(origin, "/a"), bare(origin, "/a")):
+        made = resolver([entry], limits=(1, 1000))
+        if fits:
+            assert (await made.resolve(["a"], CALLER)).members[0].size == size
+        else:
+            with pytest.raises(TooLarge):
+                await made.resolve(["a"], CALLER)
+
+
+@pytest.mark.parametrize("method", ["HEAD", "GET"])
+async def test_a_redirect_to_where_nobody_may_go_is_403(origin, resolver, method):
+    origin.add("/a", b"x", redirect("http://elsewhere.example.com/", methods=[method]))
+    if method == "GET":
+        origin.objects["/a"].faults.append(status(405, methods=["HEAD"]))
+    with pytest.raises(Forbidden) as caught:
+        await resolver([bare(origin, "/a")]).resolve(["a"], CALLER)
+    assert refused(caught) == ["a"]
+
+
+# Asking origins.
+
+
+async def test_nobody_is_asked_what_the_catalog_states(origin, resolver):
+    origin.add("/a", b"xyz")
+    digests = {"sha256": "A" * 64, "crc32": "0000ABCD"}
+    made = await resolver([stated(origin, "/a", **digests)]).resolve(["a"], CALLER)
+    (member,) = made.members
+    assert origin.requests == []
+    assert member[:5] == ("a", 3, 7, origin.url("/a"), origin.objects["/a"].etag)
+    assert member.digests == (("crc32", "0000abcd"), ("sha256", "a" * 64))
+    assert made.asked == set()
+
+
+@pytest.mark.parametrize("lacking", ["size", "mtime", "etag"])
+async def test_head_is_asked_where_something_is_missing(origin, resolver, lacking):
+    for name in "ab":
+        origin.add(f"/{name}", b"xyz")
+    entry = stated(origin, "/b")
+    del entry[lacking]
+    made = await resolver([stated(origin, "/a"), entry]).resolve(["a", "b"], CALLER)
+    assert heads(origin) == ["/b"]
+    member = made.members[1]
+    assert (member.size, member.validator) == (3, origin.objects["/b"].etag)
+    assert member.mtime == (MODIFIED if lacking == "mtime" else 7)
+    assert made.asked == ({origin.url("/b")} if lacking == "etag" else set())
+
+
+async def test_an_object_is_asked_about_once_however_often_it_is_a_member(origin, resolver):
+    url = origin.add("/a", b"xyz")
+    entries = [{"id": f"{number}", "url": url} for number in range(50)]
+    made = await resolver(entries).resolve([str(number % 50) for number in range(200)], CALLER)
+    assert len(made.members) == 200
+    assert heads(origin) == ["/a"]
+
+
+async def test_who_asks_the_same_at_the_same_time_shares_the_answer(origin, resolver):
+    origin.add("/a", b"xyz", late())
+    made = resolver([bare(origin, "/a")])
+    asking = [asyncio.create_task(made.resolve(["a"], CALLER)) for _ in range(10)]
+    await origin.until(lambda: origin.stalled)
+    origin.release()
+    assert {(await each).members[0].size for each in asking} == {3}
+    assert heads(origin) == ["/a"]
+
+
+@pytest.mark.parametrize("connections", [100, 5])
+async def test_heads_are_asked_together_but_not_without_bound(origin, resolver, connections):
+    names = [f"{number}" for number in range(200)]
+    for name in names:
+        origin.add(f"/{name}", b"x", late())
+    made = resolver([bare(origin, f"/{name}") for name in names], connections=connections)
+    bound = min(ASKED_AT_ONCE, connections)
+    asking = asyncio.create_task(made.resolve(names, CALLER))
+
+    for first in range(0, 200, bound):
+        waiting = min(bound, 200 - first)
+        await origin.until(
+            lambda first=first, waiting=waiting: (
+                origin.stalled == waiting and len(origin.requests) == first + waiting
+            )
+        )
+        origin.release()
+    assert [member.id for member in (await asking).members] == names
+    assert origin.most_in_flight == bound
+    assert len(heads(origin)) == 200
+
+
+async def test_the_first_member_that_is_given_up_ends_the_asking(origin, resolver):
+    """Nobody waits for the others, and nobody else is asked."""
+    names = [f"{number}" for number in range(100)]
+    for name in names:
+        origin.add(f"/{name}", b"x", late())
+    origin.add("/3", b"x", status(500))
+    made = resolver([bare(origin, f"/{name}") for name in names])
+    with pytest.raises(OriginBroken) as caught:
+        await made.resolve(names, CALLER)
+    assert refused(caught) == ["3"]
+    await origin.until(lambda: origin.in_flight == 0)
+    assert len(origin.requests) <= ASKED_AT_ONCE
+
+
+async def test_who_leaves_stops_the_asking(origin, resolver):
+    origin.add("/a", b"x", late())
+    asking = asyncio.create_task(resolver([bare(origin, "/a")]).resolve(["a"], CALLER))
+    await origin.until(lambda: origin.stalled)
+    asking.cancel()
+    await origin.until(lambda: origin.in_flight == 0)
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+
+
+async def test_a_failure_is_blamed_on_the_first_id_that_needs_the_object(origin, resolver):
+    url = origin.add("/a", b"x", status(500))
+    made = resolver([{"id": id_, "url": url} for id_ in ("x", "y", "z")])
+    with pytest.raises(OriginBroken) as caught:
+        await made.resolve(["y", "z", "x"], CALLER)
+    assert refused(caught) == ["y"]
+
+
+@pytest.mark.parametrize(
+    ("faults", "error", "code"),
+    [
+        ([status(500)], OriginBroken, 502),
+        ([status(503)], OriginBroken, 502),
+        ([status(429)], OriginBroken, 502),
+        ([status(404)], ObjectMissing, 502),
+        ([status(410)], ObjectMissing, 502),
+        ([status(401)], ObjectMissing, 502),
+        ([status(403)], ObjectMissing, 502),
+        ([ignores("Range"), close_delimited()], OriginError, 502),
+        ([redirect("/a")], OriginError, 502),
+        ([late()], OriginTimeout, 504),
+    ],
+    ids=lambda it: "+".join(fault.name for fault in it) if isinstance(it, list) else "",
+)
+async def test_an_origin_that_does_not_answer_is_named_by_the_id_alone(
+    origin, resolver, faults, error, code
+):
+    origin.add("/good", b"x")
+    origin.add("/a?token=s3cr3t", b"x")
+    origin.add("/a", b"x", *faults)
+    entries = [bare(origin, "/good"), {"id": "b,d", "url": origin.url("/a?token=s3cr3t")}]
+    made = resolver(entries, read_timeout=0.05)
+    with pytest.raises(error) as caught:
+        await made.resolve(["good", "b,d"], CALLER)
+    assert caught.value.status == code
+    assert refused(caught) == ["b,d"]
+    assert caught.value.detail.startswith("'b,d' cannot be had: ")
+    for text in (caught.value.detail, caught.value.refusals[0].reason):
+        assert "127.0.0.1" not in text
+        assert "s3cr3t" not in text
+
+
+async def test_an_origin_that_is_not_there_is_named_by_the_id_alone(origin, resolver):
+    elsewhere = f"http://127.0.0.1:{free_port()}"
+    made = resolver([{"id": "a", "url": f"{elsewhere}/a"}], allow=[elsewhere])
+    with pytest.raises(OriginBroken) as caught:
+        await made.resolve(["a"], CALLER)
+    assert refused(caught) == ["a"]
+    assert caught.value.detail.startswith("'a' cannot be had: ")
+    assert "127.0.0.1" not in caught.value.detail
+
+
+async def test_asking_is_tried_again(origin, resolver):
+    origin.add("/a", b"xyz", status(503, times=1))
+    made = await resolver([bare(origin, "/a")], attempts=2).resolve(["a"], CALLER)
+    assert made.members[0].size == 3
+
+
+# Catalog and origin.
+
+
+@pytest.mark.parametrize(
+    ("states", "says"),
+    [
+        ({"size": 4}, "it has 3 bytes where the catalog states 4"),
+        ({"size": 0}, "it has 3 bytes where the catalog states 0"),
+        ({"etag": '"other"'}, "it has another entity-tag than the catalog states"),
+        ({"etag": 'W/"other"'}, "it has another entity-tag than the catalog states"),
+    ],
+)
+@pytest.mark.parametrize("skip_missing", [False, True])
+async def test_an_origin_that_contradicts_the_catalog_is_502(
+    origin, resolver, states, says, skip_missing
+):
+    origin.add("/good", b"x")
+    origin.add("/a", b"xyz")
+    made = resolver([bare(origin, "/good"), bare(origin, "/a", **states)])
+    with pytest.raises(OriginError) as caught:
+        await made.resolve(["good", "a"], CALLER, skip_missing=skip_missing)
+    assert caught.value.status == 502
+    assert refused(caught) == ["a"]
+    assert caught.value.detail == f"'a' cannot be had: {says}"
+
+
+async def test_a_weak_tag_of_the_origin_cannot_stand_for_a_strong_one(origin, resolver):
+    origin.add("/a", Object(b"xyz", etag='W/"e"', last_modified=None))
+    with pytest.raises(OriginError, match="another entity-tag"):
+        await resolver([bare(origin, "/a", etag='"e"')]).resolve(["a"], CALLER)
+
+
+@pytest.mark.parametrize("says", ['W/"e"', '"e"'])
+async def test_a_weak_tag_of_the_catalog_is_compared_weakly(origin, resolver, says):
+    """RFC 9110 8.8.3.2."""
+    origin.add("/a", Object(b"xyz", etag=says, last_modified=None))
+    made = await resolver([bare(origin, "/a", etag='W/"e"')]).resolve(["a"], CALLER)
+    assert made.members[0].validator == 'W/"e"'
+
+
+@pytest.mark.parametrize("last_modified", [None, MODIFIED])
+async def test_an_origin_that_says_no_tag_contradicts_none(origin, resolver, last_modified):
+    """That it cannot prove what it sends is found when it sends it."""
+    origin.add("/a", Object(b"xyz", etag=None, last_modified=last_modified))
+    made = await resolver([bare(origin, "/a", etag='"e"')]).resolve(["a"], CALLER)
+    assert made.members[0].validator == '"e"'
+
+
+async def test_two_ids_may_state_the_same_object_differently_but_only_one_is_right(
+    origin, resolver
+):
+    url = origin.add("/a", b"xyz")
+    entries = [{"id": "right", "url": url, "size": 3}, {"id": "wrong", "url": url, "size": 4}]
+    with pytest.raises(OriginError) as caught:
+        await resolver(entries).resolve(["right", "wrong"], CALLER)
+    assert refused(caught) == ["wrong"]
+
+
+@pytest.mark.parametrize(
+    ("last_modified", "states", "mtime"),
+    [
+        (MODIFIED, {}, MODIFIED),
+        (MODIFIED, {"mtime": 7}, 7),
+        (MODIFIED, {"mtime": 0}, 0),
+        (None, {}, 0),
+        (None, {"mtime": 7}, 7),
+        (0, {}, 0),
+        (-5, {}, 0),  # no archive can hold what was before 1970
+    ],
+)
+async def test_mtime_is_the_catalogs_or_the_origins_or_0(
+    origin, resolver, last_modified, states, mtime
+):
+    origin.add("/a", Object(b"xyz", last_modified=last_modified))
+    made = await resolver([bare(origin, "/a", **states)]).resolve(["a"], CALLER)
+    assert made.members[0].mtime == mtime
+
+
+@pytest.mark.parametrize(
+    ("thing", "validator"),
+    [
+        (Object(b"x", etag='"e"'), '"e"'),
+        (Object(b"x", etag='W/"e"', last_modified=None), 'W/"e"'),
+        (Object(b"x", etag=None, last_modified=MODIFIED), "Sun, 09 Sep 2001 01:46:40 GMT"),
+        (Object(b"x", etag=None, last_modified=None), None),
+    ],
+)
+async def test_a_validator_that_the_catalog_does_not_state_is_the_origins(
+    origin, resolver, thing, validator
+):
+    url = origin.add("/a", thing)
+    made = await resolver([bare(origin, "/a", size=1, mtime=1)]).resolve(["a"], CALLER)
+    assert made.members[0].validator == validator
+    assert made.asked == {url}
+
+
+async def test_a_tag_that_is_not_utf_8_does_not_break_planning(origin, resolver):
+    origin.add("/a", b"x", puts("ETag", '"\xe9"'))
+    made = await resolver([bare(origin, "/a")]).resolve(["a"], CALLER)
+    assert Layout(tar, made.members).etag
+
+
+# What is remembered.
+
+
+async def test_what_an_origin_said_is_used_again_until_it_is_forgotten(origin, resolver):
+    url = origin.add("/a", b"xyz")
+    made = resolver([bare(origin, "/a")])
+    first = await made.resolve(["a"], CALLER)
+    assert await made.resolve(["a"], CALLER) == first
+    assert len(origin.requests) == 1
+    await made.forget(url)
+    await made.resolve(["a"], CALLER)
+    assert heads(origin) == ["/a", "/a"]
+
+
+async def test_nothing_is_remembered_where_the_settings_say_so(origin, resolver):
+    origin.add("/a", b"xyz")
+    made = resolver([bare(origin, "/a")], remember=0)
+    for _ in range(2):
+        await made.resolve(["a"], CALLER)
+    assert len(origin.requests) == 2
+
+
+async def test_only_what_is_not_remembered_is_asked(origin, resolver):
+    for name in "abc":
+        origin.add(f"/{name}", b"x")
+    made = resolver([bare(origin, f"/{name}") for name in "abc"])
+    await made.resolve(["b"], CALLER)
+    await made.resolve(["a", "b", "c"], CALLER)
+    assert sorted(heads(origin)) == ["/a", "/b", "/c"]
+
+
+async def test_who_tries_again_after_a_failure_does_not_begin_again(origin, resolver):
+    origin.add("/a", b"x")
+    broken = origin.objects["/b"] = Object(b"x", faults=[late(), status(500)])
+    # With one connection a's answer is there before b is asked.
+    made = resolver([bare(origin, "/a"), bare(origin, "/b")], connections=1)
+    asking = asyncio.create_task(made.resolve(["a", "b"], CALLER))
+    await origin.until(lambda: origin.stalled)
+    origin.release()
+    with pytest.raises(OriginBroken):
+        await asking
+    broken.faults.clear()
+    asked = len(origin.requests)
+    await made.resolve(["a", "b"], CALLER)
+    assert heads(origin)[asked:] == ["/b"]
+
+
+async def test_what_was_remembered_does_not_contradict_a_catalog_that_changed(origin, resolver):
+    """Somebody replaced the object, and then said so in the catalog."""
+    url = origin.add("/a", b"old", becomes(Object(b"newer", etag='"new"'), skip=1))
+    table = Table({"a": (Entry(url, "a", size=3),)})
+    made = resolver(table)
+    assert (await made.resolve(["a"], CALLER)).members[0].size == 3
+    table.entries["a"] = (Entry(url, "a", size=5),)
+    assert (await made.resolve(["a"], CALLER)).members[0].validator == '"new"'
+    table.entries["a"] = (Entry(url, "a", size=7),)
+    with pytest.raises(OriginError, match="it has 5 bytes where the catalog states 7"):
+        await made.resolve(["a"], CALLER)
+
+
+# What is missing.
+
+
+async def test_what_is_missing_is_left_out_and_listed_in_a_last_member(origin, resolver):
+    for code in (404, 410, 401, 403):
+        origin.add(f"/{code}", b"x", status(code))
+    origin.add("/a", b"abc")
+    origin.add("/b", b"defgh")
+    paths = ["/a", "/b", "/404", "/410", "/401", "/403"]
+    made = resolver([stated(origin, path) for path in paths])
+    ids = ["403", "b", "nowhere", "404", "a", "410", "401", "nowhere"]
+    resolution = await made.resolve(ids, CALLER, skip_missing=True)
+    *members, listed = resolution.members
+    assert [member.id for member in members] == ["b", "a"]
+    assert [tuple(each) for each in _rows(resolution)] == [
+        ("403", "its origin answers 403"),
+        ("nowhere", "unknown"),
+        ("404", "its origin answers 404"),
+        ("410", "its origin answers 410"),
+        ("401", "its origin answers 401"),
+        ("nowhere", "unknown"),
+    ]
+    assert listed[:3] == ("MISSING.txt", len(listed.source), 0)
+    assert listed.id is None
+    assert listed.source.decode() == "".join(f"{id_}\t{why}\n" for id_, why in _rows(resolution))
+    assert listed.validator.startswith('"')
+
+
+def _rows(resolution):
+    return [(refusal.id, refusal.reason) for refusal in resolution.missing]
+
+
+async def test_every_object_is_asked_for_when_what_is_missing_may_be_left_out(origin, resolver):
+    for name in "ab":
+        origin.add(f"/{name}", b"x")
+    made = resolver([stated(origin, f"/{name}") for name in "ab"])
+    resolution = await made.resolve(["a", "b"], CALLER, skip_missing=True)
+    assert sorted(heads(origin)) == ["/a", "/b"]
+    assert [member.name for member in resolution.members] == ["a", "b"]
+    assert resolution.missing == []
+    assert resolution.asked == set()  # the catalog stated the tags
+
+
+async def test_the_list_of_what_is_missing_is_a_function_of_it(origin, resolver):
+    origin.add("/a", b"x")
+    made = resolver([stated(origin, "/a")])
+    lists = [
+        (await made.resolve(ids, CALLER, skip_missing=True)).members[-1]
+        for ids in (["a", "x", "y"], ["a", "x", "y"], ["a", "y", "x"])
+    ]
+    assert lists[0] == lists[1]
+    assert lists[0].validator != lists[2].validator
+
+
+async def test_an_id_cannot_break_the_lines_of_the_list(origin, resolver):
+    origin.add("/a", b"x")
+    odd = "b\tc\nd\r\x1be\x85f\u2028g"
+    made = resolver([stated(origin, "/a")])
+    resolution = await made.resolve(["a", odd, "Grüße"], CALLER, skip_missing=True)
+    text = resolution.members[-1].source.decode()
+    assert text == "b_c_d__e_f_g\tunknown\nGrüße\tunknown\n"
+    assert resolution.missing[0].id == odd
+
+
+@pytest.mark.parametrize("names", [["MISSING.txt"], ["missing.TXT"], ["MISSING.txt/x"]])
+async def test_the_list_gives_way_to_a_member_of_its_name(origin, resolver, names):
+    entries = [
+        bare(origin, origin.add(f"/{number}", b"x") and f"/{number}", name=name)
+        for number, name in enumerate(names)
+    ]
+    made = resolver(entries)
+    resolution = await made.resolve(["0", "nowhere"], CALLER, skip_missing=True)
+    assert [member.name for member in resolution.members] == [*names, "MISSING (2).txt"]
+    assert resolution.renamed == [Renamed(None, "MISSING.txt", "MISSING (2).txt")]
+
+
+async def test_when_nothing_is_left_all_ids_are_listed(origin, resolver):
+    origin.add("/gone", b"x", status(410))
+    made = resolver([bare(origin, "/gone")])
+    with pytest.raises(UnknownIds, match="nothing is left") as caught:
+        await made.resolve(["x", "gone", "y"], CALLER, skip_missing=True)
+    assert caught.value.status == 404
+    assert refused(caught) == ["x", "gone", "y"]
+    asked = len(origin.requests)
+    with pytest.raises(UnknownIds, match="nothing is left"):
+        await made.resolve(["x"], CALLER, skip_missing=True)
+    assert len(origin.requests) == asked
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        (status(500), OriginBroken),
+        (status(429), OriginBroken),
+        (status(400), OriginError),
+        (late(), OriginTimeout),
+        (redirect("http://elsewhere.example.com/"), Forbidden),
+    ],
+    ids=lambda it: getattr(it, "name", ""),
+)
+async def test_what_is_not_missing_but_broken_fails_all_the_same(origin, resolver, fault, error):
+    origin.add("/good", b"x")
+    origin.add("/a", b"x", fault)
+    made = resolver([bare(origin, "/good"), bare(origin, "/a")], read_timeout=0.05)
+    with pytest.raises(error) as caught:
+        await made.resolve(["good", "a"], CALLER, skip_missing=True)
+    assert refused(caught) == ["a"]
+
+
+async def test_what_is_forbidden_is_not_missing(origin, resolver):
+    origin.add("/a", b"x")
+    made = resolver([bare(origin, "/a"), {"id": "b", "url": "https://elsewhere.example.com/"}])
+    with pytest.raises(Forbidden) as caught:
+        await made.resolve(["nowhere", "b", "a"], CALLER, skip_missing=True)
+    assert refused(caught) == ["b"]
+    assert origin.requests == []
+
+
+# Names.
+
+
+async def test_members_are_named_safely_and_apart_in_their_order(origin, resolver):
+    url = origin.add("/a", b"x")
+    names = ["a.txt", "../a.txt", "A.TXT", "b", "b/c", "d"]
+    entries = [{"id": f"{n}", "url": url, "name": name} for n, name in enumerate(names)]
+    made = await resolver(entries).resolve([f"{n}" for n in range(len(names))], CALLER)
+    assert [member.name for member in made.members] == [
+        "a.txt", "a (2).txt", "A (3).TXT", "b (2)", "b/c", "d",
+    ]  # fmt: skip
+    assert made.renamed == [
+        Renamed("1", "../a.txt", "a (2).txt"),
+        Renamed("2", "A.TXT", "A (3).TXT"),
+        Renamed("3", "b", "b (2)"),
+    ]
+
+
+async def test_a_template_names_its_members_after_their_ids(origin, resolver):
+    origin.add("/dir/Grüße vom See.txt", b"x")
+    catalog = TemplateCatalog(TemplateSettings(kind="template", url=origin.root + "/{id}"))
+    made = await resolver(catalog).resolve(["dir/Grüße vom See.txt"], CALLER)
+    assert made.members[0].name == "dir/Grüße vom See.txt"
+
+
+# Long lists.
+
+
+def a_table(origin, count):
+    entries = {
+        f"id{number}": (
+            Entry(f"{origin.root}/{number}", f"set/{number % 7}/{number}.bin", 1, 1, '"e"'),
+        )
+        for number in range(count)
+    }
+    return Table(entries), list(entries)
+
+
+async def test_100_000_members_let_other_downloads_go_on(origin, resolver):
+    table, ids = a_table(origin, 100_000)
+    resolving = asyncio.create_task(resolver(table, limits=(100_000, MIB)).resolve(ids, CALLER))
+    turns = 0
+    while not resolving.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert len((await resolving).members) == 100_000
+    assert turns > 4 * 100_000 / STEP
+
+
+@pytest.mark.parametrize("skip_missing", [False, True])
+async def test_no_pass_over_all_members_is_made_in_one_go(origin, resolver, skip_missing):
+    """Calls are counted, not time: between two turns of another task fewer than one a member."""
+    count = 20_000
+    table, ids = a_table(origin, count)
+    if skip_missing:
+        origin.add("/0", b"x")
+        table.entries = {"id0": (Entry(f"{origin.root}/0", "0"),)}
+    resolving = asyncio.create_task(
+        resolver(table, limits=(count, MIB)).resolve(ids, CALLER, skip_missing=skip_missing)
+    )
+    calls = longest = total = 0
+
+    def count_call(frame, event, argument):
+        nonlocal calls
+        calls += event in {"call", "c_call"}
+
+    while not resolving.done():
+        calls = 0
+        sys.setprofile(count_call)
+        await asyncio.sleep(0)
+        sys.setprofile(None)
+        longest = max(longest, calls)
+        total += calls
+    resolution = await resolving
+    assert len(resolution.missing if skip_missing else resolution.members) >= count - 1
+    assert total > count
+    assert longest < count
+
+
+async def test_steps_give_a_turn_to_others_and_then_what_they_return():
+    turns = []
+
+    def steps():
+        for _ in range(3):
+            turns.append("step")
+            yield
+        return "done"
+
+    async def other():
+        while True:
+            turns.append("other")
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(other())
+    assert await in_steps(steps()) == "done"
+    task.cancel()
+    assert turns[:6] == ["step", "other"] * 3
