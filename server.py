@@ -6,6 +6,7 @@ python server.py --demo
 
 import argparse
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -45,6 +46,9 @@ def main() -> int:
         print(f"{arguments.config}: ok")
         return 0
     log.set_up(settings.log.format, settings.log.level)
+    # A large catalog is not to be walked by every full collection: each stalls all downloads.
+    gc.collect()
+    gc.freeze()
     return _run(lambda: serve(_bound(settings, arguments), catalog))
 
 

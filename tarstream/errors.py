@@ -36,6 +36,7 @@ class TarstreamError(Exception):
         error = copy(self)
         error.refusals = (Refusal(id_, self.detail),)
         error.detail = f"{id_!r} cannot be had: {self.detail}"
+        error.args = (error.detail,)
         return error
 
 
