@@ -38,7 +38,11 @@ def printed():
 
 def test_make_run_starts_the_demo():
     commands = subprocess.run(
-        ["make", "--dry-run", "run"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["make", "--no-print-directory", "--dry-run", "run"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert commands.stdout.splitlines()[-1].endswith("python server.py --demo")
 

@@ -470,6 +470,13 @@ async def test_a_failure_whose_turn_never_comes_is_nobodys(origin, patient, capl
     await origin.until(lambda: origin.open_connections == 0)
 
 
+async def test_what_is_being_opened_is_given_up_when_it_is_left(origin, patient):
+    url = origin.add("/object", CONTENT, faults.late())
+    async with asyncio.timeout(5), patient().open(url, 0, N, N, TAG):
+        await origin.until(lambda: origin.stalled)
+    await origin.until(lambda: origin.open_connections == 0)
+
+
 @pytest.mark.parametrize(
     ("fault", "error"),
     [

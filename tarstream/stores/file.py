@@ -81,7 +81,11 @@ class FileStore:
             raise ObjectMissing("its path cannot be a file's") from None
         except OSError as error:
             raise _translate(error) from error
-        status = os.fstat(fd)
+        try:
+            status = os.fstat(fd)
+        except OSError as error:
+            os.close(fd)
+            raise _translate(error) from error
         if not stat.S_ISREG(status.st_mode):
             os.close(fd)
             raise ObjectMissing("it is not a regular file")
