@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import inspect
 import ssl
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -674,36 +675,19 @@ async def test_a_connection_that_was_closed_meanwhile_is_replaced(origin, store)
     assert await store.head(url) == META
 
 
-# For loopback in this test alone. Made by: openssl req -x509 -newkey ec
-# -pkeyopt ec_paramgen_curve:P-256 -nodes -days 36500 -subj /CN=localhost
-# -addext subjectAltName=DNS:localhost,IP:127.0.0.1
-CERTIFICATE = """\
------BEGIN PRIVATE KEY-----
-MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQg9Q2LoJ7D9hNxN/62
-qdmaAfOhfb8Fc7iM4KZegRoFdsihRANCAAQzvLAeolMWFXJMoMrd87iX0HpBn/sK
-of1ZBP5Kfz2n7RWhbSwLyZY4oVm5/Kpg9EWRpRYf/I0WwYGk85BFTwCx
------END PRIVATE KEY-----
------BEGIN CERTIFICATE-----
-MIIBmzCCAUGgAwIBAgIUJZ2mMnUqC3B8inN1mdBqsAXj+BcwCgYIKoZIzj0EAwIw
-FDESMBAGA1UEAwwJbG9jYWxob3N0MCAXDTI2MTEyMDExMjYzMVoYDzIxMjYxMDI3
-MTEyNjMxWjAUMRIwEAYDVQQDDAlsb2NhbGhvc3QwWTATBgcqhkjOPQIBBggqhkjO
-PQMBBwNCAAQzvLAeolMWFXJMoMrd87iX0HpBn/sKof1ZBP5Kfz2n7RWhbSwLyZY4
-oVm5/Kpg9EWRpRYf/I0WwYGk85BFTwCxo28wbTAdBgNVHQ4EFgQUbRupO3k3Ri4B
-EBETk6HQi7eNMUUwHwYDVR0jBBgwFoAUbRupO3k3Ri4BEBETk6HQi7eNMUUwDwYD
-VR0TAQH/BAUwAwEB/zAaBgNVHREEEzARgglsb2NhbGhvc3SHBH8AAAEwCgYIKoZI
-zj0EAwIDSAAwRQIhALxjKEjz/kEjp2xqoQ3yvzctU2gdNPPk8o2MFr1y1IVYAiB2
-kZ8eSt4Xe3bV4GgFznoRM07cnJ5inM3TJgHD8qiNhg==
------END CERTIFICATE-----
-"""
-
-
 @pytest.fixture
 async def tls(tmp_path):
     """The port of a server whose certificate nobody has signed."""
-    path = Path(tmp_path / "certificate.pem")
-    path.write_text(CERTIFICATE)
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=x"
+    names = "subjectAltName=DNS:localhost,IP:127.0.0.1"
+    subprocess.run(
+        [*command.split(), "-addext", names, "-keyout", key, "-out", certificate],
+        check=True,
+        capture_output=True,
+    )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(path)
+    context.load_cert_chain(certificate, key)
     server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", ssl=context)
     async with server:
         yield server.sockets[0].getsockname()[1]
