@@ -6,7 +6,6 @@ import inspect
 import ssl
 import subprocess
 from dataclasses import replace
-from pathlib import Path
 
 import aiohttp
 import faults
