@@ -22,6 +22,7 @@ from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
 
 from tarstream import demo, log
 from tarstream.app import Gateway, runner_of
+from tarstream.auth import Auth, SecretsError
 from tarstream.catalogs import CATALOGS
 from tarstream.catalogs.base import Catalog, CatalogError
 from tarstream.catalogs.template import TemplateSettings
@@ -37,9 +38,9 @@ def main() -> int:
         log.set_up("text", "info")
         return _run(lambda: _demo(arguments))
     try:
-        settings = load(arguments.config)
-        catalog = _catalog(settings)
-    except (ConfigError, CatalogError) as error:
+        settings = _bound(load(arguments.config), arguments)
+        gateway = Gateway(settings, _catalog(settings))
+    except (ConfigError, CatalogError, SecretsError) as error:
         print(error, file=sys.stderr)
         return 2
     if arguments.check:
@@ -49,19 +50,18 @@ def main() -> int:
     # A large catalog is not to be walked by every full collection: each stalls all downloads.
     gc.collect()
     gc.freeze()
-    return _run(lambda: serve(_bound(settings, arguments), catalog))
+    return _run(lambda: serve(gateway, settings.server))
 
 
 async def serve(
-    settings: Settings, catalog: Catalog, listening: Callable[[int], None] | None = None
+    gateway: Gateway, server: Server, listening: Callable[[int], None] | None = None
 ) -> int:
     """Listen, and drain at SIGTERM or SIGINT; the exit status. `listening` is told the port."""
     signals = _signals()
-    gateway = Gateway(settings, catalog)
     runner = runner_of(gateway)
     await runner.setup()
     try:
-        host, port = settings.server.host, settings.server.port
+        host, port = server.host, server.port
         try:
             await web.TCPSite(runner, host, port).start()
         except OSError as error:
@@ -74,7 +74,7 @@ async def serve(
         logger.info("listening", extra={"fields": {"host": host, "port": port}})
         if listening is not None:
             listening(port)
-        return await _until_stopped(gateway, settings.server.shutdown_timeout, signals)
+        return await _until_stopped(gateway, server.shutdown_timeout, signals)
     finally:
         await runner.cleanup()
 
@@ -109,6 +109,7 @@ async def _demo(arguments: argparse.Namespace) -> int:
     try:
         settings = Settings.model_construct(  # whatever the environment says
             server=Server(),
+            auth=Auth(),
             catalog=TemplateSettings(kind="template", url=f"{url}/{{id}}"),
             upstream=Upstream(allow=(url,)),
             limits=Limits(),
@@ -120,7 +121,7 @@ async def _demo(arguments: argparse.Namespace) -> int:
             archive = f"http://{_authority(settings.server.host, port)}{demo.archive_path()}"
             print(f"\n  Paste this elsewhere:\n\n    curl -s '{archive}' | tar xv\n", flush=True)
 
-        return await serve(settings, _catalog(settings), listening)
+        return await serve(Gateway(settings, _catalog(settings)), settings.server, listening)
     finally:
         await origin.stop()
 

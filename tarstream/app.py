@@ -6,8 +6,9 @@ connection: nothing here may write a second answer into an archive.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
+from typing import Any
 
 from aiohttp import web
 
@@ -15,6 +16,7 @@ from tarstream import conditional, plan
 from tarstream.admission import Admission
 from tarstream.archive import Archive, Archives
 from tarstream.assembly import open_archives
+from tarstream.auth import Authorizer, Grant, Unauthorized
 from tarstream.catalogs.base import Caller, Catalog
 from tarstream.config import Settings
 from tarstream.download import Download
@@ -28,7 +30,7 @@ from tarstream.errors import (
     VersionConflict,
 )
 from tarstream.problem import Problem, problem
-from tarstream.query import ArchiveRequest
+from tarstream.query import MAX_URL, ArchiveRequest
 from tarstream.request import CALLER, MAX_BODY, caller_of, read, wants_lines
 from tarstream.response import BEGUN, WatchedResponse, archive_headers
 from tarstream.transfer import MemberFailed
@@ -44,6 +46,9 @@ KEEPALIVE = 75
 _LAST_SECONDS = 1.0  # for what is still being answered when all archives have ended
 
 _NOT_KEPT = {"Cache-Control": "no-store"}
+
+GRANT = web.RequestKey("grant", Grant)
+"""How a request was let in, of every one to which not everybody is."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -71,6 +76,7 @@ class Gateway:
         self._settings = settings
         self._catalog = catalog
         self._archives: Archives
+        self._authorizer = Authorizer(settings.auth, settings.server.base_path)
         self._admission = Admission(settings.limits.max_archives)
 
     def application(self) -> web.Application:
@@ -95,24 +101,27 @@ class Gateway:
 
     async def _running(self, app: web.Application) -> AsyncIterator[None]:  # noqa: ARG002
         async with open_archives(self._settings, self._catalog) as self._archives:
-            watching = asyncio.create_task(self._watch())
+            watching = [
+                asyncio.create_task(_watched("the catalog is", self._catalog.watch())),
+                asyncio.create_task(_watched("tokens and keys are", self._authorizer.watch())),
+            ]
             try:
                 yield
             finally:
-                watching.cancel()
-                await asyncio.wait([watching])
-
-    async def _watch(self) -> None:
-        try:
-            await self._catalog.watch()
-        except Exception:
-            logger.exception("the catalog is no longer watched; changes need a restart")
+                for task in watching:
+                    task.cancel()
+                await asyncio.wait(watching)
 
     @web.middleware
     async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Turn what is raised into an answer, or into a broken connection once one has begun."""
         request[CALLER] = caller = caller_of(request, self._settings.server.trusted_proxies)
         try:
+            # Whatever is not open to all is closed: routes that are yet to come, unknown ones too.
+            if request.match_info.handler not in {self._healthz, self._readyz}:
+                request[GRANT] = self._authorizer.check(
+                    request.method, request.raw_path, request.headers
+                )
             response = await handler(request)
         except Exception as error:
             begun: WatchedResponse | None = request.get(BEGUN)
@@ -141,6 +150,9 @@ class Gateway:
             asked = await self._read(request)
             archive = await self._planned(asked, request[CALLER])
             url = asked.path(self._settings.server.base_path + "/archive", archive.tag)
+            if url is not None:
+                url = request[GRANT].signed(url)
+                url = url if len(url) <= MAX_URL else None
             if wants_lines(request):
                 headers = _line_headers(archive, url)
                 return await self._send(request, headers, None, plan.as_lines(archive))
@@ -232,6 +244,13 @@ class Gateway:
         )
 
 
+async def _watched(what: str, watch: Coroutine[Any, Any, None]) -> None:
+    try:
+        await watch
+    except Exception:
+        logger.exception("%s no longer watched; changes need a restart", what)
+
+
 def _may_be_stale(failed: MemberFailed, asked: ArchiveRequest, archive: Archive) -> bool:
     """Whether another plan may be another one, since this one rests on what was remembered."""
     if isinstance(failed.cause, ObjectMissing):
@@ -247,6 +266,8 @@ def _refusal(error: Exception, caller: Caller) -> Problem:
         headers = {}
         if isinstance(error, Unavailable):
             headers["Retry-After"] = str(error.retry_after)
+        if isinstance(error, Unauthorized):
+            headers["WWW-Authenticate"] = error.challenge
         if isinstance(error, BodyTimeout):
             headers["Connection"] = "close"  # RFC 9110 15.5.9
         return problem(error.status, error.detail, caller, headers, error.refusals)

@@ -34,6 +34,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from tarstream.auth import Auth
 from tarstream.catalogs import CATALOGS
 from tarstream.stores.guard import Policy
 
@@ -156,10 +157,15 @@ class Settings(BaseSettings):
     """All settings. Read them with `load`."""
 
     model_config = SettingsConfigDict(
-        env_prefix="TARSTREAM_", env_nested_delimiter="__", extra="forbid", frozen=True
+        env_prefix="TARSTREAM_",
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
     )
 
     server: Server = Server()
+    auth: Auth = Auth()
     catalog: CatalogSettings
     upstream: Upstream
     limits: Limits = Limits()
@@ -197,6 +203,11 @@ def load(path: Path) -> Settings:
         lines += [_line(path, mistake) for mistake in error.errors()]
     except (ValueError, RecursionError) as error:
         lines.append(f"{path}: not valid TOML: {error}")
+    else:
+        if settings.server.public and settings.auth.kind != "none":
+            lines.append(
+                f"{path}: [server] public: must be false where [auth] does not let in everybody"
+            )
     if lines:
         raise ConfigError(lines)
     return settings

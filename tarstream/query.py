@@ -145,4 +145,4 @@ def _options(
 
 
 def _quoted(text: str) -> str:
-    return quote(text, safe="/:@!$'()*~")
+    return quote(text, safe="/:@!$()*~")

@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from yarl import URL
 
-from tarstream.catalogs import CATALOGS, file
+from tarstream.catalogs import CATALOGS
 from tarstream.catalogs.base import Caller, CatalogError, Entry, Unknown
 from tarstream.catalogs.file import FileCatalog, FileSettings, load, parse_line
 from tarstream.catalogs.template import TemplateCatalog, TemplateSettings
 from tarstream.layout import STEP
+from tarstream.watched import SETTLE
 
 CALLER = Caller("127.0.0.1", "test")
 
@@ -365,7 +366,7 @@ def test_100_000_entries_take_far_less_than_200_mib(tmp_path):
 
 @pytest.fixture
 def path(tmp_path, monkeypatch):
-    monkeypatch.setattr(file, "POLL", 0.01)
+    monkeypatch.setattr("tarstream.watched.POLL", 0.01)
     return write(tmp_path / "catalog.jsonl", "old")
 
 
@@ -551,7 +552,7 @@ async def test_a_file_that_is_written_all_the_time_is_not_waited_for_for_ever(pa
     async with watched(path) as catalog:
         path.contents = for_ever()
         await until_in_force(catalog, "new")
-    assert path.looks > file.SETTLE
+    assert path.looks > SETTLE
 
 
 @pytest.mark.timeout(30)

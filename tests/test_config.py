@@ -12,7 +12,7 @@ from typing import Literal, get_args, get_origin
 
 import pytest
 from gateway import ROOT, write_catalog
-from pydantic import ByteSize, TypeAdapter
+from pydantic import ByteSize, SecretStr, TypeAdapter, ValidationError
 
 from tarstream.catalogs import CATALOGS, file
 from tarstream.config import ConfigError, Settings, load, sections, variable
@@ -23,9 +23,8 @@ REFERENCE = ROOT / "docs" / "configuration.md"
 
 def kind_of(model):
     """Of a catalog's settings, what `kind` says; None of all others."""
-    return (
-        get_args(model.model_fields["kind"].annotation)[0] if "kind" in model.model_fields else None
-    )
+    kinds = get_args(model.model_fields["kind"].annotation) if "kind" in model.model_fields else ()
+    return kinds[0] if len(kinds) == 1 else None
 
 
 SETTINGS = [
@@ -80,12 +79,23 @@ def test_sections_are_those_of_the_model():
     ]
 
 
+AUTH = {
+    "kind": ("either", "either"),
+    "tokens": ("a-token-of-tests", (SecretStr("a-token-of-tests"),)),
+    "tokens_file": ("seven", "seven"),
+    "keys": ("k1 a-secret-of-tests", (SecretStr("k1 a-secret-of-tests"),)),
+    "keys_file": ("seven", "seven"),
+}
+
+
 def sample(section, model, key):
     """A value that is not the default, as text in the environment, and what it means."""
     field = model.model_fields[key]
     kind = field.annotation
-    if key == "kind":
+    if section == "catalog" and key == "kind":
         return (get_args(kind)[0],) * 2
+    if section == "auth":
+        return AUTH[key]
     if get_origin(kind) is Literal:
         return (next(value for value in get_args(kind) if value != field.default),) * 2
     if (section, key) == ("server", "trusted_proxies"):
@@ -117,6 +127,8 @@ def test_every_setting_may_come_from_the_environment_which_wins(
         text = re.sub(
             r"(?ms)^\[catalog\]\n.*?(?=^\[)", f'[catalog]\nkind = "{kind}"\n{required}\n', text
         )
+    if section == "auth":  # a kind without secrets is a mistake
+        text = text.replace('kind = "none"', 'kind = "either"').replace('_file = ""', '_file = "x"')
     path.write_text(text)
     before = load(path).model_dump()
     value, meant = sample(section, model, key)
@@ -260,6 +272,11 @@ WRONG = [
         'trusted_proxies = ["::1", "loopback"]',
         "trusted_proxies: 'loopback' does not appear to be an IPv4 or IPv6 network",
     ),
+    # Who may ask.
+    ("auth", 'kind = "basic"', "kind: must be 'none', 'bearer', 'signed' or 'either'"),
+    ("auth", "tokens_file = 1", "tokens_file: must be a string"),
+    ("auth", 'tokens = ["short"]', "tokens: value 1: a token has at least 16 characters"),
+    ("auth", 'keys = "[x"', "keys: must be a JSON list, or values with commas between them"),
     # Keys.
     ("server", "prot = 1", "prot: is not a setting"),
     ("server", '"a\\nb" = 1', "'a\\nb': is not a setting"),
@@ -274,6 +291,34 @@ WRONG = [
 def test_a_mistake_is_one_line(configured, section, text, line):
     path = configured(**{section: text})
     assert mistakes(path) == [f"{path}: [{section}] {line}"]
+
+
+@pytest.mark.parametrize(
+    ("sections", "line"),
+    [
+        ({"auth": 'kind = "bearer"'}, "[auth]: kind 'bearer' needs tokens_file or tokens"),
+        (
+            {"auth": 'keys_file = "x"'},
+            "[auth]: keys_file is given, but kind 'none' does not use it",
+        ),
+        (
+            {"auth": 'kind = "bearer"\ntokens_file = "x"', "server": "public = true"},
+            "[server] public: must be false where [auth] does not let in everybody",
+        ),
+    ],
+)
+def test_settings_that_do_not_go_together_are_one_line(configured, sections, line):
+    path = configured(**sections)
+    assert mistakes(path) == [f"{path}: {line}"]
+
+
+def test_a_secret_is_in_no_message(configured, monkeypatch):
+    monkeypatch.setenv("TARSTREAM_AUTH__TOKENS", "canary-5ecret, canary-5ecret-too é")
+    path = configured(auth='kind = "basic"\nkeys = ["canary-5ecret"]', server="port = -1")
+    assert "canary" not in str(mistakes(path))
+    with pytest.raises(ValidationError) as caught:
+        Settings(auth={"kind": "bearer", "tokens": ["canary-5ecret"]})
+    assert "canary" not in str(caught.value)
 
 
 ALLOW = [
@@ -532,10 +577,10 @@ def test_the_example_explains_every_setting():
 
 def test_the_other_kinds_of_catalog_in_the_example_are_commented_and_right(tmp_path):
     text = EXAMPLE.read_text()
-    kinds = re.findall(r'(?m)^(?:# )?kind = "(\w+)"', text)
-    assert sorted(kinds) == sorted(CATALOGS)
     path = tmp_path / "config.toml"
     before, catalog, after = re.split(r"(?s)(?<=\[catalog\]\n)(.*?\n)(?=\[)", text)
+    kinds = re.findall(r'(?m)^(?:# )?kind = "(\w+)"', catalog)
+    assert sorted(kinds) == sorted(CATALOGS)
     blocks = re.findall(r"(?m)^# (kind = .*\n(?:# \w+ = .*\n)*)", catalog)
     assert len(blocks) == len(CATALOGS) - 1
     for block in blocks:

@@ -16,14 +16,9 @@ from pydantic import BaseModel, ConfigDict
 
 from tarstream.catalogs.base import Caller, CatalogError, Entry, Found, Unknown
 from tarstream.stores.validators import ENTITY_TAG
+from tarstream.watched import WatchedFile
 
 logger = logging.getLogger(__name__)
-
-POLL = 2.0
-"""Seconds between two looks at the file: works on every file system, mounted ones included."""
-
-SETTLE = 10
-"""Looks, at most, that a file which changes from one to the next is waited for."""
 
 _MAX_NUMBER = 2**62  # offsets are 64-bit; whole archives are held to max_bytes
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://[^\x00-\x20\x7f]+", re.IGNORECASE)
@@ -45,7 +40,7 @@ class FileCatalog:
 
     def __init__(self, settings: FileSettings) -> None:
         self._path = settings.path
-        self._version = _version(self._path)
+        self._file = WatchedFile(self._path)
         self._entries = load(self._path)
 
     async def lookup(self, ids: Sequence[str], caller: Caller) -> Sequence[Found]:  # noqa: ARG002
@@ -57,18 +52,8 @@ class FileCatalog:
 
     async def watch(self) -> None:
         """Take over new versions of the file, once they were written."""
-        seen, looks = self._version, 0
         while True:
-            await asyncio.sleep(POLL)
-            version = await asyncio.to_thread(_version, self._path)
-            if version == self._version:
-                looks = 0
-                continue
-            if version != seen and looks < SETTLE:
-                # Who writes in place empties it first, and an empty catalog is a good one.
-                seen, looks = version, looks + 1
-                continue
-            self._version, looks = version, 0
+            await self._file.changed()
             try:
                 self._entries = await asyncio.to_thread(load, self._path)
             except CatalogError as error:
@@ -177,13 +162,3 @@ def _digests(fields: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
             raise ValueError(f"{key!r} must be {8 if key == 'crc32' else 64} hex digits")
         found.append((key, value.lower()))
     return tuple(found)
-
-
-def _version(path: Path) -> tuple[int, ...] | None:
-    """What changes when the file does; None while it is not there."""
-    try:
-        status = path.stat()
-    except (OSError, ValueError):  # a path that holds NUL
-        return None
-    # Some tools set st_mtime to what it was; nobody can set st_ctime.
-    return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
