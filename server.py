@@ -74,7 +74,7 @@ async def serve(
         logger.info("listening", extra={"fields": {"host": host, "port": port}})
         if listening is not None:
             listening(port)
-        return await _until_stopped(gateway, server.shutdown_timeout, signals)
+        return await _until_stopped(gateway, signals)
     finally:
         await runner.cleanup()
 
@@ -87,12 +87,10 @@ def _signals() -> asyncio.Queue[None]:
     return signals
 
 
-async def _until_stopped(
-    gateway: Gateway, shutdown_timeout: float, signals: asyncio.Queue[None]
-) -> int:
+async def _until_stopped(gateway: Gateway, signals: asyncio.Queue[None]) -> int:
     """Wait for a signal, then until all is sent, the time is over, or a second signal comes."""
     await signals.get()
-    draining = asyncio.ensure_future(gateway.drain(shutdown_timeout))
+    draining = asyncio.ensure_future(gateway.drain())
     again = asyncio.ensure_future(signals.get())
     await asyncio.wait([draining, again], return_when=asyncio.FIRST_COMPLETED)
     for task in (draining, again):

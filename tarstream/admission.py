@@ -19,6 +19,8 @@ class Admission:
         self._busy: set[asyncio.Task[Any]] = set()
         self._idle = asyncio.Event()
         self._idle.set()
+        self.leaving = False
+        """`/readyz` says no, so that load balancers send nobody any more."""
         self.draining = False
         self.cutting = False
         """It is us who cancel."""
@@ -41,8 +43,12 @@ class Admission:
             if not self._busy:
                 self._idle.set()
 
-    async def drain(self, timeout: float) -> None:
-        """Refuse new archives, and give those in flight `timeout` seconds."""
+    async def drain(self, delay: float, timeout: float) -> None:
+        """After `delay` seconds refuse new archives; give those in flight `timeout` seconds."""
+        self.leaving = True
+        if delay:
+            logger.info("leaving", extra={"fields": {"seconds": delay}})
+            await asyncio.sleep(delay)
         self.draining = True
         logger.info("draining", extra={"fields": {"archives": len(self._busy), "seconds": timeout}})
         try:
@@ -53,7 +59,7 @@ class Admission:
 
     async def cut(self) -> int:
         """End what is still in flight; how many that were."""
-        self.draining = self.cutting = True
+        self.leaving = self.draining = self.cutting = True
         busy = list(self._busy)
         for task in busy:
             task.cancel()

@@ -91,9 +91,10 @@ class Gateway:
         app.router.add_get("/readyz", self._readyz)
         return app
 
-    async def drain(self, timeout: float) -> None:
-        """Refuse new archives, and give those in flight `timeout` seconds."""
-        await self._admission.drain(timeout)
+    async def drain(self) -> None:
+        """Refuse new archives, and give those in flight `shutdown_timeout` seconds."""
+        server = self._settings.server
+        await self._admission.drain(server.drain_delay, server.shutdown_timeout)
 
     async def cut(self) -> int:
         """End what is still in flight; how many that were."""
@@ -141,7 +142,7 @@ class Gateway:
         return web.Response(text="ok\n")
 
     async def _readyz(self, request: web.Request) -> web.StreamResponse:  # noqa: ARG002
-        if self._admission.draining:
+        if self._admission.leaving:
             raise Unavailable("the gateway is shutting down")
         return web.Response(text="ready\n")
 

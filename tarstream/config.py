@@ -96,6 +96,7 @@ class Server(_Section):
     host: str = Field(default="127.0.0.1", min_length=1)
     port: int = Field(default=8080, ge=0, le=65535)
     shutdown_timeout: float = Field(default=300, ge=0, allow_inf_nan=False)
+    drain_delay: float = Field(default=0, ge=0, allow_inf_nan=False)
     base_path: str = ""
     trusted_proxies: Networks = ()
     public: bool = False

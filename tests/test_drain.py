@@ -25,12 +25,13 @@ def running(tmp_path, origin):
     """A gateway as a process, in front of an origin that falls silent in the middle."""
     origin.add("/slow", CONTENT, faults.stall(at=STALL))
 
-    def start(shutdown_timeout=300):
+    def start(shutdown_timeout=300, drain_delay=0):
         return process(
             tmp_path,
             f"""
             [server]
             shutdown_timeout = {shutdown_timeout}
+            drain_delay = {drain_delay}
             [catalog]
             kind = "template"
             url = "{origin.root}/{{id}}"
@@ -123,6 +124,19 @@ async def test_a_connection_that_was_kept_open_is_answered_and_closed(origin, ru
             origin.release()
             assert await ended(gateway) == 0
         writer.close()
+
+
+async def test_load_balancers_are_told_before_anybody_is_refused(origin, running, client):
+    origin.add("/quick", b"quick")
+    with running(drain_delay=600) as gateway:
+        gateway.popen.send_signal(signal.SIGTERM)
+        await asyncio.to_thread(gateway.wait_for_log, "leaving")
+        async with client.get(f"http://127.0.0.1:{gateway.port}/readyz") as answer:
+            assert answer.status == 503
+        async with client.get(gateway.url(["quick"])) as answer:
+            assert answer.status == 200
+        gateway.popen.send_signal(signal.SIGTERM)
+        assert await ended(gateway) == 0
 
 
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
