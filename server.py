@@ -93,9 +93,12 @@ async def _until_stopped(gateway: Gateway, signals: asyncio.Queue[None]) -> int:
     draining = asyncio.ensure_future(gateway.drain())
     again = asyncio.ensure_future(signals.get())
     await asyncio.wait([draining, again], return_when=asyncio.FIRST_COMPLETED)
-    for task in (draining, again):
-        task.cancel()
-    cut = await gateway.cut()
+    if again.done():
+        draining.cancel()
+        cut = await gateway.cut()
+    else:
+        again.cancel()
+        cut = await draining
     logger.info("stopped", extra={"fields": {"cut": cut}})
     return 1 if cut else 0
 

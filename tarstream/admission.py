@@ -24,6 +24,7 @@ class Admission:
         self.draining = False
         self.cutting = False
         """It is us who cancel."""
+        self.last_seconds = 0.0
 
     @contextmanager
     def admitted(self) -> Iterator[None]:
@@ -57,8 +58,13 @@ class Admission:
         except TimeoutError:
             pass
 
-    async def cut(self) -> int:
-        """End what is still in flight; how many that were."""
+    async def cut(self, last_seconds: float) -> int:
+        """End what is still in flight; how many that were.
+
+        Each may take `last_seconds` to pass on what it holds: the cut is then where a reader
+        notices it, not wherever the client's connection happened to stop.
+        """
+        self.last_seconds = last_seconds
         self.leaving = self.draining = self.cutting = True
         busy = list(self._busy)
         for task in busy:

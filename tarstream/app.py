@@ -43,6 +43,7 @@ MAX_LINE = 32 * 1024
 KEEPALIVE = 75
 """Seconds that an idle connection is kept: more than nginx's 60, so that nginx closes first."""
 
+_FLUSH_SECONDS = 5.0  # for downloads that are cut to pass on what they hold
 _LAST_SECONDS = 1.0  # for what is still being answered when all archives have ended
 
 _NOT_KEPT = {"Cache-Control": "no-store"}
@@ -91,14 +92,18 @@ class Gateway:
         app.router.add_get("/readyz", self._readyz)
         return app
 
-    async def drain(self) -> None:
-        """Refuse new archives, and give those in flight `shutdown_timeout` seconds."""
+    async def drain(self) -> int:
+        """Refuse new archives, and give those in flight `shutdown_timeout` seconds.
+
+        How many were cut then.
+        """
         server = self._settings.server
         await self._admission.drain(server.drain_delay, server.shutdown_timeout)
+        return await self._admission.cut(_FLUSH_SECONDS)
 
     async def cut(self) -> int:
-        """End what is still in flight; how many that were."""
-        return await self._admission.cut()
+        """End at once what is still in flight; how many that were."""
+        return await self._admission.cut(0)
 
     async def _running(self, app: web.Application) -> AsyncIterator[None]:  # noqa: ARG002
         async with open_archives(self._settings, self._catalog) as self._archives:
@@ -256,9 +261,8 @@ def _may_be_stale(failed: MemberFailed, asked: ArchiveRequest, archive: Archive)
     """Whether another plan may be another one, since this one rests on what was remembered."""
     if isinstance(failed.cause, ObjectMissing):
         return asked.missing == "skip"
-    return (
-        isinstance(failed.cause, ObjectChanged) and failed.member.source in archive.resolution.asked
-    )
+    said = archive.resolution.asked - archive.resolution.stated  # who contradicts the catalog lies
+    return isinstance(failed.cause, ObjectChanged) and failed.member.source in said
 
 
 def _refusal(error: Exception, caller: Caller) -> Problem:

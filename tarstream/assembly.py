@@ -13,6 +13,8 @@ from tarstream.stores.guard import Policy
 from tarstream.stores.limit import Slots
 from tarstream.transfer import Reach
 
+_REMEMBERED = 50_000  # answers to HEAD, at least; a few archives of any size that is allowed
+
 
 @asynccontextmanager
 async def open_archives(settings: Settings, catalog: Catalog) -> AsyncIterator[Archives]:
@@ -35,7 +37,7 @@ async def open_archives(settings: Settings, catalog: Catalog) -> AsyncIterator[A
             catalog,
             guard,
             store,
-            LocalMemory(upstream.remember),
+            LocalMemory(upstream.remember, limit=max(_REMEMBERED, 5 * limits.max_members)),
             Limits(limits.max_members, limits.max_bytes, upstream.plan_timeout),
         )
         reach = Reach(upstream.ahead, upstream.ahead_bytes)

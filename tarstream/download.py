@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from contextlib import suppress
 from typing import Any
 
 from aiohttp import web
@@ -80,6 +81,12 @@ class Download:
             await response.send(transfer.abort())
             await response.flush()
             return
+        except asyncio.CancelledError:
+            if self._admission.last_seconds and response.prepared:
+                with suppress(ConnectionError, TimeoutError):
+                    async with asyncio.timeout(self._admission.last_seconds):
+                        await response.linger(transfer.abort())
+            raise
         if not response.whole:
             raise RuntimeError(f"{response.sent} bytes for {response.content_length} announced")
         self._outcome = "complete"

@@ -57,7 +57,7 @@ def read_form(text: str | bytes) -> list[Field]:
     try:
         if isinstance(text, bytes):
             text = text.decode()
-        text.encode()  # raw bytes of a request line arrive as surrogates
+        text.encode()  # so that no surrogate gets any further
         return [*parse_qsl(text, keep_blank_values=True, errors="strict")]
     except UnicodeError:
         raise BadRequest("the request holds bytes that are not UTF-8") from None

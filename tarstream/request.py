@@ -20,6 +20,7 @@ CALLER = web.RequestKey("caller", Caller)
 _JSON = "application/json"
 _FORM = "application/x-www-form-urlencoded"
 _LARGE = 256 * 1024  # bytes of a body that takes long enough to read to be felt by downloads
+_NDJSON = re.compile(r"\s*application/x-ndjson\s*(?!;\s*q=0(\.0*)?\s*$)(;.*)?", re.DOTALL)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/=+-]{1,128}")
 
 
@@ -52,9 +53,9 @@ async def read(request: web.Request, timeout: float) -> ArchiveRequest:
 
 
 def wants_lines(request: web.Request) -> bool:
-    """Whether `Accept` names NDJSON."""
+    """Whether `Accept` names NDJSON, and not to refuse it (RFC 9110 12.5.1)."""
     accepted = ",".join(request.headers.getall("Accept", [])).lower().split(",")
-    return any(a.partition(";")[0].strip() == "application/x-ndjson" for a in accepted)
+    return any(_NDJSON.fullmatch(one) for one in accepted)
 
 
 def _read_both(fields: list[Field], kind: str, body: bytes) -> ArchiveRequest:

@@ -73,7 +73,9 @@ class Resolution:
     renamed: Sequence[Renamed]
     missing: Sequence[Refusal]
     asked: AbstractSet[Source]
-    """Sources whose validator an origin said, not the catalog; it may have become stale."""
+    """Sources that an origin was asked about; what it said may have become stale."""
+    stated: AbstractSet[Source]
+    """Those of them whose validator the catalog states."""
 
 
 class Resolver:
@@ -86,7 +88,8 @@ class Resolver:
         self._guard = guard
         self._memory = memory
         self._limits = limits
-        self._flights = Flights(store.head)
+        self._store = store
+        self._flights = Flights(self._head)
 
     async def resolve(
         self, ids: Sequence[str], caller: Caller, *, skip_missing: bool = False
@@ -157,13 +160,14 @@ class Resolver:
             for source, meta in remembered.items()
             if _contradiction(asked[source][1], meta) is None
         }
-        learnt: dict[Source, ObjectMeta] = {}
+        for source in remembered.keys() - answers.keys():
+            await self._memory.forget(source)
         left = iter([source for source in asked if source not in answers])
 
         async def ask_in_turn() -> None:
             for source in left:
                 try:
-                    answers[source] = learnt[source] = await self._flights.ask(source)
+                    answers[source] = await self._flights.ask(source)
                 except TarstreamError as error:
                     if not (skip_missing and isinstance(error, ObjectMissing)):
                         raise error.about(asked[source][0]) from error
@@ -178,10 +182,16 @@ class Resolver:
                 "its origin had not answered when the time for planning was over: "
                 f"{self._limits.plan_timeout:g} seconds ([upstream] plan_timeout)"
             ).about(first) from None
-        finally:
-            # Whoever was told to try again need not begin again.
-            await self._memory.put_many(learnt)
         return answers
+
+    async def _head(self, source: Source) -> ObjectMeta:
+        """What an origin says, remembered at once: others plan the same archive meanwhile."""
+        remembered = (await self._memory.get_many([source])).get(source)
+        if remembered is not None:
+            return remembered
+        meta = await self._store.head(source)
+        await self._memory.put_many({source: meta})
+        return meta
 
     async def _complete(
         self,
@@ -222,7 +232,7 @@ class Resolver:
             if name != member.name:
                 members[index] = member._replace(name=name)
                 renamed.append(Renamed(member.id, given[index], name))
-        return Resolution(members, renamed, missing, metas.keys() - stated)
+        return Resolution(members, renamed, missing, metas.keys(), stated)
 
 
 async def _entries(ids: Sequence[str], found: Sequence[Found]) -> AsyncIterator[tuple[str, Entry]]:

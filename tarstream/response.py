@@ -18,6 +18,9 @@ try:
 except ImportError:  # a platform that does not tell what its sockets still hold
     ioctl = None  # type: ignore[assignment]
 
+_LINGER = 0.02
+"""Seconds between two looks at what a client that is cut has still to take."""
+
 _LOOKS = 4
 """Looks at a client within `stall_timeout`."""
 
@@ -74,6 +77,17 @@ class WatchedResponse(web.StreamResponse):
         with self._watch:
             await self._request.writer.drain()
         self._connected().set_write_buffer_limits()
+
+    async def linger(self, data: bytes) -> None:
+        """Pass on what is left of a body that is cut by us.
+
+        Raises ConnectionError. aiohttp's own wait is of no use any more: it was cancelled.
+        """
+        transport = self._connected()
+        self.sent += len(data)
+        transport.write(data)
+        while transport.get_write_buffer_size() and not transport.is_closing():  # noqa: ASYNC110
+            await asyncio.sleep(_LINGER)  # a transport has no event for it
 
     def _connected(self) -> asyncio.Transport:
         if self._request.transport is None:  # then it is closed, and aiohttp waits for nothing

@@ -171,6 +171,7 @@ def test_null_is_as_good_as_not_there():
         ("https://h/a/Grüße", "Grüße"),
         ("https://h/a/b/", "b"),
         ("file:///srv/data/b%20c", "b c"),
+        ("file:///srv/data/b?c#d", "b?c#d"),
         ("https://h/", ""),  # `names` makes something of it
         ("https://h", ""),
     ],

@@ -4,13 +4,14 @@ import asyncio
 import json
 import re
 import signal
+import socket
 from asyncio.subprocess import DEVNULL, PIPE
 from contextlib import asynccontextmanager
 
 import faults
 import pytest
-from gateway import process, raw
-from origin import Made
+from gateway import process, raw, write_catalog
+from origin import Made, Object
 from yarl import URL
 
 from tarstream.response import WatchedResponse
@@ -151,6 +152,65 @@ async def test_what_outlasts_the_timeout_is_cut_visibly(origin, running, tmp_pat
         assert CONTENT.read().startswith(saved[512:])
         assert 'outcome="cut at shutdown"' in gateway.log
         assert "Traceback" not in gateway.log
+
+
+async def test_a_slow_client_that_is_cut_gets_what_tar_reports(origin, tmp_path):
+    """What the gateway holds is passed on first, or the cut is wherever the client was."""
+    names = [f"m{number:05}" for number in range(8000)]
+    entries = [
+        {
+            "id": name,
+            "url": origin.add(f"/{name}", Object(b"x" * 512, etag='"x"')),
+            "size": 512,
+            "mtime": 1,
+            "etag": '"x"',
+        }
+        for name in names
+    ]
+    config = f"""
+        [server]
+        shutdown_timeout = 0.1
+        [catalog]
+        kind = "file"
+        path = "{write_catalog(tmp_path / "catalog.jsonl", entries)}"
+        [upstream]
+        allow = ["{origin.root}"]
+        """
+
+    def blocked():
+        """Whether nothing more is asked for: the client's connection takes no more."""
+        now = asyncio.get_running_loop().time()
+        if len(origin.requests) != seen[0]:
+            seen[:] = len(origin.requests), now
+        return now - seen[1] > 0.5
+
+    for read_first in (100_000, 300_001):
+        with process(tmp_path, config) as gateway:
+            client = socket.socket()
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect(("127.0.0.1", gateway.port))
+            reader, writer = await asyncio.open_connection(sock=client, limit=4096)
+            body = json.dumps({"ids": names}).encode()
+            head = f"POST /archive HTTP/1.0\r\nContent-Length: {len(body)}\r\n"
+            writer.write(head.encode() + b"Content-Type: application/json\r\n\r\n" + body)
+            got = await reader.readexactly(read_first)
+            seen = [0, 0.0]
+            await origin.until(blocked, 20)
+            gateway.popen.send_signal(signal.SIGTERM)
+            await asyncio.to_thread(gateway.wait_for_log, "cut at shutdown")
+            ending = asyncio.create_task(ended(gateway))
+            with pytest.raises(TimeoutError):  # the process stays for a client that is this slow
+                await asyncio.wait_for(asyncio.shield(ending), 2)
+            got += await asyncio.wait_for(reader.read(-1), 20)
+            assert await ending == 1
+            writer.close()
+        archive = got.partition(b"\r\n\r\n")[2]
+        assert len(archive) < 8000 * 1024
+        tar = await asyncio.create_subprocess_exec(
+            "tar", "t", stdin=PIPE, stdout=DEVNULL, stderr=DEVNULL
+        )
+        await tar.communicate(archive)
+        assert tar.returncode != 0
 
 
 async def test_a_client_that_reads_nothing_does_not_hold_the_process(origin, running):

@@ -285,7 +285,7 @@ async def test_a_draining_gateway_is_503(client, origin, start):
     origin.add("/a", b"hello")
     gateway = await start(origin)
     base = f"http://127.0.0.1:{gateway.port}"
-    await gateway.gateway.drain(5)
+    await gateway.gateway.drain()
     for url in (gateway.url(["a"]), gateway.url(["a"], "/plan"), f"{base}/readyz"):
         assert (await refusal(client, url))["status"] == 503
         _, headers, _ = await ask(client, url)

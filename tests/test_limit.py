@@ -270,7 +270,9 @@ TestSlots.settings = settings(max_examples=60, stateful_step_count=30, deadline=
     ("source", "origin"),
     [
         ("http://h/a/b", "http://h"),
-        ("http://h:80/a", "http://h:80"),
+        ("HTTP://H:80/A", "http://h"),
+        ("https://h:80/a", "https://h:80"),
+        ("http://h:8080", "http://h:8080"),
         ("http://h", "http://h"),
         ("http://h?a=/b", "http://h"),
         ("http://h#a", "http://h"),

@@ -219,6 +219,9 @@ async def test_lines_hold_the_members_and_headers_the_rest(client, gateway):
         (f"text/html, {NDJSON}", NDJSON),
         ("*/*", "application/json"),
         ("application/json", "application/json"),
+        ("application/x-ndjson;q=0", "application/json"),
+        ("application/x-ndjson; q=0.5", NDJSON),
+        ("text/html, Application/X-NDJSON;q=1", NDJSON),
         ("application/x-ndjson-not", "application/json"),
     ],
 )
@@ -273,3 +276,21 @@ async def test_a_plan_of_thousands_is_whole(client, origin, start):
     )
     assert [json.loads(line) for line in body.splitlines()] == members
     assert headers["X-Archive-Members"] == "5000"
+
+
+async def test_a_pinned_url_is_newer_than_what_another_gateway_remembers(client, origin, start):
+    """Also where the catalog states the entity-tag, and only the time is asked for."""
+    url = origin.add("/a", Object(b"abc", etag='"e"', last_modified=1_000_000_000))
+    entries = [{"id": "a", "url": url, "size": 3, "etag": '"e"'}]
+    first = await start(origin, entries)
+    async with client.get(URL(first.url(["a"], "/plan"), encoded=True)) as answer:
+        old = (await answer.json())["url"]
+    origin.add("/a", Object(b"abc", etag='"e"', last_modified=1_100_000_000))
+    second = await start(origin, entries)
+    async with client.get(URL(second.url(["a"], "/plan"), encoded=True)) as answer:
+        new = (await answer.json())["url"]
+    assert new != old
+    async with client.get(URL(f"http://127.0.0.1:{first.port}{new}", encoded=True)) as answer:
+        assert answer.status == 200
+    async with client.get(URL(f"http://127.0.0.1:{first.port}{old}", encoded=True)) as answer:
+        assert answer.status == 409

@@ -224,7 +224,8 @@ async def test_head_is_asked_where_something_is_missing(origin, resolver, lackin
     member = made.members[1]
     assert (member.size, member.validator) == (3, origin.objects["/b"].etag)
     assert member.mtime == (MODIFIED if lacking == "mtime" else 7)
-    assert made.asked == ({origin.url("/b")} if lacking == "etag" else set())
+    assert made.asked == {origin.url("/b")}
+    assert made.stated == (set() if lacking == "etag" else made.asked)
 
 
 async def test_an_object_is_asked_about_once_however_often_it_is_a_member(origin, resolver):
@@ -443,6 +444,7 @@ async def test_a_validator_that_the_catalog_does_not_state_is_the_origins(
     made = await resolver([bare(origin, "/a", size=1, mtime=1)]).resolve(["a"], CALLER)
     assert made.members[0].validator == validator
     assert made.asked == {url}
+    assert made.stated == set()
 
 
 async def test_a_tag_that_is_not_utf_8_does_not_break_planning(origin, resolver):
@@ -551,7 +553,30 @@ async def test_every_object_is_asked_for_when_what_is_missing_may_be_left_out(or
     assert sorted(heads(origin)) == ["/a", "/b"]
     assert [member.name for member in resolution.members] == ["a", "b"]
     assert resolution.missing == []
-    assert resolution.asked == set()  # the catalog stated the tags
+    assert resolution.asked == resolution.stated == {origin.url("/a"), origin.url("/b")}
+
+
+async def test_plans_that_overlap_ask_for_each_object_once(origin, resolver):
+    """Parallel downloaders of one archive do not wait for each other to begin."""
+    names = [f"{number:03}" for number in range(200)]
+    for name in names:
+        origin.add(f"/{name}", b"x", late(0.01))
+    made = resolver([bare(origin, f"/{name}") for name in names])
+    plans = [asyncio.create_task(made.resolve(names, CALLER))]
+    await origin.until(lambda: len(origin.requests) > 50)
+    plans.append(asyncio.create_task(made.resolve(names, CALLER)))
+    await origin.until(lambda: len(origin.requests) > 100)
+    plans.append(asyncio.create_task(made.resolve(names, CALLER)))
+    await asyncio.gather(*plans)
+    assert sorted(heads(origin)) == [f"/{name}" for name in names]
+
+
+async def test_waiting_for_our_own_connections_uses_up_no_patience(origin, resolver):
+    for name in "abcdefgh":
+        origin.add(f"/{name}", b"x", late(0.2))
+    entries = [bare(origin, f"/{name}") for name in "abcdefgh"]
+    made = resolver(entries, connections=1, patience=0.8, read_timeout=0.8)
+    assert len((await made.resolve(list("abcdefgh"), CALLER)).members) == 8
 
 
 async def test_the_list_of_what_is_missing_is_a_function_of_it(origin, resolver):

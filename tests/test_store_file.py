@@ -228,6 +228,25 @@ async def test_a_link_to_nothing_is_missing(store, root, target):
     assert await refused(store, f"{root.as_uri()}/l") is ObjectMissing
 
 
+async def test_a_directory_on_the_way_need_only_be_searchable(store, root):
+    source = f"{root.as_uri()}/inner/x"
+    assert await copied(store, source, 0, 6, 6, None) == b"inside"
+    above = {path: path.stat().st_mode for path in [root / "inner", *root.parents]}
+    for path in [path for path, mode in above.items() if path.owner() == root.owner()]:
+        path.chmod(above[path] | 0o111)
+    (root / "inner").chmod(0o311)
+    user = os.geteuid()
+    try:
+        if user == 0:
+            os.seteuid(65534)  # who reads everything is refused nothing
+        assert await copied(store, source, 0, 6, 6, None) == b"inside"
+    finally:
+        os.seteuid(user)
+        for path, mode in above.items():
+            if path.owner() == root.owner():
+                path.chmod(mode)
+
+
 async def test_what_may_not_be_read_is_missing(store, root):
     source = f"{root.as_uri()}/inner/x"
     assert await copied(store, source, 0, 6, 6, None) == b"inside"

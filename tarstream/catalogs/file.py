@@ -110,7 +110,9 @@ def parse_line(line: bytes) -> tuple[str, Entry]:
 
 def last_segment(url: str) -> str:
     """The last segment of a URL's path, decoded; "" when it has none."""
-    return unquote(urlsplit(url).path.rstrip("/").rpartition("/")[2])
+    # A question mark and a number sign are part of a file's path, and end that of others.
+    path = url if url.startswith("file:") else urlsplit(url).path
+    return unquote(path.rstrip("/").rpartition("/")[2])
 
 
 def _parse(line: bytes) -> Any:  # noqa: ANN401 - whatever JSON holds

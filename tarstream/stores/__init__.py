@@ -42,7 +42,7 @@ STORES: Mapping[str, Callable[..., Store]] = {"http": _http, "https": _http, "fi
 
 
 def open_stores(upstream: Upstream, slots: Slots, stack: AsyncExitStack) -> tuple[Guarded, Store]:
-    """The guard, and the store that everybody uses: guarded, limited, repairing.
+    """The guard, and the store that everybody uses: guarded, repairing, limited.
 
     What they hold open is closed with `stack`.
     """
@@ -52,5 +52,6 @@ def open_stores(upstream: Upstream, slots: Slots, stack: AsyncExitStack) -> tupl
         for scheme, wildcard in sorted(kinds)
     }
     guarded = Guarded(upstream.policy, stores, LiteralStore())
-    limited = Limited(guarded, slots)
-    return guarded, Retrying(limited, attempts=upstream.attempts, patience=upstream.patience)
+    retrying = Retrying(guarded, attempts=upstream.attempts, patience=upstream.patience)
+    # Outside, so that a wait for our own connections does not use up patience with an origin.
+    return guarded, Limited(retrying, slots)

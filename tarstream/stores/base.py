@@ -4,10 +4,14 @@ A store raises `TarstreamError`s only; what passes by itself is an `OriginBroken
 retry, guard or limit have this interface too.
 """
 
+import re
 from contextlib import AbstractAsyncContextManager
 from typing import NamedTuple, Protocol
 
 from tarstream.layout import Source
+
+_ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://([^/?#\\]*)", re.IGNORECASE)
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
 class ObjectMeta(NamedTuple):
@@ -80,11 +84,11 @@ class AddressRefused(OSError):
 
 
 def origin_of(source: Source) -> str:
-    """Scheme and authority of a URL as it stands, to tell origins apart; "" for literal bytes."""
+    """Scheme and authority of a URL, to tell origins apart; "" for literal bytes."""
     if isinstance(source, bytes):
         return ""
-    scheme, _, rest = source.partition("://")
-    for index, character in enumerate(rest):
-        if character in "/?#\\":
-            return f"{scheme}://{rest[:index]}"
-    return source
+    found = _ORIGIN.match(source)
+    if found is None:
+        return source
+    scheme, authority = found[1].lower(), found[2].lower()
+    return f"{scheme}://{authority.removesuffix(_DEFAULT_PORTS.get(scheme, ' '))}"

@@ -30,6 +30,9 @@ _MISSING = {
     errno.ENODEV,
 }
 
+# A directory on the way need not be readable, only searchable; O_RDONLY is 0.
+_THROUGH = getattr(os, "O_PATH", os.O_RDONLY)
+
 
 class FileStore:
     """Files below `roots`, never outside of them."""
@@ -137,12 +140,12 @@ def file_path(source: Source) -> str:
 
 def _open_beneath(root: str, resolved: str) -> int:
     """Open a path that holds no link, without following any that was put there since."""
-    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    fd = os.open(root, os.O_DIRECTORY | os.O_CLOEXEC | _THROUGH)
     names = Path(resolved).relative_to(root).parts
     for depth, name in enumerate(names, 1):
-        kind = os.O_NONBLOCK if depth == len(names) else os.O_DIRECTORY
+        kind = os.O_NONBLOCK if depth == len(names) else os.O_DIRECTORY | _THROUGH
         try:
-            inner = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | kind, dir_fd=fd)
+            inner = os.open(name, os.O_NOFOLLOW | os.O_CLOEXEC | kind, dir_fd=fd)
         finally:
             os.close(fd)
         fd = inner
