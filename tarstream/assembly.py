@@ -29,6 +29,7 @@ async def open_archives(settings: Settings, catalog: Catalog) -> AsyncIterator[A
                 read_timeout=upstream.read_timeout,
                 patience=upstream.patience,
                 attempts=upstream.attempts,
+                min_rate=upstream.min_rate,
             ),
             slots,
             stack,

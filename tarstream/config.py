@@ -122,6 +122,7 @@ class Upstream(_Section):
     allow: Texts = Field(min_length=1)
     connect_timeout: Seconds = 5
     read_timeout: Seconds = 30
+    min_rate: ByteSize = Field(default=ByteSize(1024), ge=0)
     attempts: int = Field(default=5, ge=1)
     ahead: int = Field(default=8, ge=0)
     ahead_bytes: ByteSize = Field(default=ByteSize(4 * 1024**2), ge=0)

@@ -22,7 +22,7 @@ from tarstream.errors import (
 from tarstream.stores import retry
 from tarstream.stores.base import ObjectMeta
 from tarstream.stores.http import HttpStore, session
-from tarstream.stores.retry import PROGRESS, Retrying
+from tarstream.stores.retry import PROGRESS, Pace, Retrying
 
 CONTENT = Made(300_000).read()
 N = len(CONTENT)
@@ -579,3 +579,53 @@ async def test_a_repair_that_is_cancelled_holds_nothing(origin, patient, when):
     # An answer that was read to its end, that of the refusal, keeps its connection.
     await origin.until(lambda: origin.open_connections == (when == "pause"))
     await until(lambda: not [t for t in asyncio.all_tasks() - tasks if "stores/" in repr(t)])
+
+
+@pytest.fixture
+async def demanding(quickly):
+    """Makes stores that want 10,000 bytes a second, on average over a third of a second."""
+    async with session(5, 30, any_address) as http:
+        yield lambda attempts=2: Retrying(
+            HttpStore(http), attempts=attempts, patience=30, pace=Pace(10_000, 0.3)
+        )
+
+
+async def test_an_origin_that_only_drips_is_given_up(origin, demanding):
+    """Each byte comes within the read timeout; all of them would take a day."""
+    url = origin.add("/object", CONTENT, faults.drip(0.02, 10))
+    with pytest.raises(OriginTimeout, match="min_rate"):
+        await moved(demanding(), url, Sink())
+    assert len(origin.asked("/object")) == 2
+
+
+async def test_an_origin_that_drips_once_is_repaired(origin, demanding):
+    url = origin.add("/object", CONTENT, faults.drip(0.02, 10, at=100_000, times=1))
+    sink = Sink()
+    await moved(demanding(), url, sink)
+    assert sink.data == CONTENT
+    assert len(sink.repairs) == 1
+
+
+async def test_an_origin_that_is_fast_enough_is_not_asked_again(origin, demanding):
+    url = origin.add("/object", CONTENT, faults.drip(0.02, 4000))
+    sink = Sink()
+    await moved(demanding(attempts=1), url, sink)
+    assert sink.data == CONTENT
+
+
+async def test_a_slow_client_is_not_taken_for_an_origin_that_drips(origin, demanding):
+    loop = asyncio.get_running_loop()
+
+    class Slow(Sink):
+        async def write(self, chunk):
+            await super().write(chunk[:0])
+            self.chunks.append(chunk)
+            self.position += len(chunk)
+            enough = loop.time() + 0.4
+            await until(lambda: loop.time() > enough)
+
+    url = origin.add("/object", CONTENT[:3000], faults.drip(0.001, 1000))
+    etag = origin.objects["/object"].etag
+    sink = Slow()
+    await moved(demanding(attempts=1), url, sink, (0, 3000), 3000, etag)
+    assert sink.data == CONTENT[:3000]

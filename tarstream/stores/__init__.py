@@ -10,7 +10,7 @@ from tarstream.stores.guard import Guarded, Policy, socket_factory
 from tarstream.stores.http import HttpStore, session
 from tarstream.stores.limit import Limited, Slots
 from tarstream.stores.literal import LiteralStore
-from tarstream.stores.retry import Retrying
+from tarstream.stores.retry import Pace, Retrying
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,7 @@ class Upstream:
     read_timeout: float
     patience: float
     attempts: int
+    min_rate: float = 0
 
 
 def _http(upstream: Upstream, stack: AsyncExitStack, *, wildcard: bool) -> Store:
@@ -52,6 +53,11 @@ def open_stores(upstream: Upstream, slots: Slots, stack: AsyncExitStack) -> tupl
         for scheme, wildcard in sorted(kinds)
     }
     guarded = Guarded(upstream.policy, stores, LiteralStore())
-    retrying = Retrying(guarded, attempts=upstream.attempts, patience=upstream.patience)
+    retrying = Retrying(
+        guarded,
+        attempts=upstream.attempts,
+        patience=upstream.patience,
+        pace=Pace(upstream.min_rate, upstream.read_timeout),
+    )
     # Outside, so that a wait for our own connections does not use up patience with an origin.
     return guarded, Limited(retrying, slots)

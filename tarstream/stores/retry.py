@@ -8,6 +8,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import NamedTuple
 
 from tarstream.errors import OriginBroken, OriginTimeout
 from tarstream.layout import Source, is_strong
@@ -24,10 +25,13 @@ _LONGEST_PAUSE = 5.0  # ... up to here
 class Retrying:
     """A store that tries again."""
 
-    def __init__(self, store: Store, *, attempts: int, patience: float) -> None:
+    def __init__(
+        self, store: Store, *, attempts: int, patience: float, pace: "Pace | None" = None
+    ) -> None:
         self._store = store
         self._attempts = attempts
         self._patience = patience
+        self._pace = pace or Pace(min_rate=0, window=1)
 
     async def head(self, source: Source) -> ObjectMeta:
         """Ask, and ask again."""
@@ -54,11 +58,20 @@ class Retrying:
             return self._store.open(source, position, stop, size, validator)
 
         tries = _Tries(self._attempts, self._patience)
-        body = _RepairedBody(reopen, start, tries, continuable=is_strong(validator))
+        body = _RepairedBody(reopen, start, tries, self._pace, continuable=is_strong(validator))
         try:
             yield body
         finally:
             await body.close()
+
+
+class Pace(NamedTuple):
+    """What an origin must give while it is waited for, so that one that drips is noticed."""
+
+    min_rate: float
+    """Bytes per second ..."""
+    window: float
+    """... on average over so many seconds of waiting."""
 
 
 class _Tries:
@@ -92,12 +105,14 @@ class _RepairedBody:
         reopen: Callable[[int], AbstractAsyncContextManager[Body]],
         start: int,
         tries: _Tries,
+        pace: Pace,
         *,
         continuable: bool,
     ) -> None:
         self._reopen = reopen
         self._start = start
         self._tries = tries
+        self._pace = pace
         self._continuable = continuable
         self._connection = AsyncExitStack()
         self._opening = self._open(start)
@@ -135,7 +150,7 @@ class _RepairedBody:
             limit = asyncio.timeout_at(self._tries.deadline)
             try:
                 async with limit:
-                    watched = _Watched(sink, self._tries, limit)
+                    watched = _Watched(sink, self._tries, self._pace, limit)
                     if not self._opening.done():
                         await watched.flush()
                     body = await self._opening
@@ -163,10 +178,15 @@ class _RepairedBody:
 class _Watched:
     """A sink that tells when a byte came. Waits for the client are not the origin's fault."""
 
-    def __init__(self, sink: Sink, tries: _Tries, limit: asyncio.Timeout) -> None:
+    def __init__(self, sink: Sink, tries: _Tries, pace: Pace, limit: asyncio.Timeout) -> None:
         self._sink = sink
         self._tries = tries
+        self._pace = pace
         self._limit = limit
+        self._loop = asyncio.get_running_loop()
+        self._waits_since: float | None = None
+        self._waited = 0.0
+        self._came = 0
 
     @property
     def position(self) -> int:
@@ -176,6 +196,7 @@ class _Watched:
         # The limit stands while the origin is waited for: from each flush to the next write.
         if self._limit.when() is not None:
             self._limit.reschedule(None)
+        self._check_pace(len(chunk))
         await self._sink.write(chunk)
         self._tries.begin()
 
@@ -184,6 +205,23 @@ class _Watched:
             self._limit.reschedule(None)
         await _flush(self._sink, self._tries)
         self._limit.reschedule(self._tries.deadline)
+        self._waits_since = self._loop.time()
+
+    def _check_pace(self, size: int) -> None:
+        """Count what came; raises OriginTimeout when it was too little for too long."""
+        self._came += size
+        if self._waits_since is None:
+            return  # it was there already
+        self._waited += self._loop.time() - self._waits_since
+        self._waits_since = None
+        if self._waited < self._pace.window:
+            return
+        if self._came < self._pace.min_rate * self._waited:
+            raise OriginTimeout(
+                f"its origin gives less than {self._pace.min_rate:g} bytes a second "
+                "([upstream] min_rate)"
+            )
+        self._waited, self._came = 0.0, 0
 
     def repaired(self, cause: Exception) -> None:
         self._sink.repaired(cause)
