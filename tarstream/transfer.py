@@ -90,7 +90,8 @@ class Transfer:
                         # Gathered with the contents that follow, however much is held already:
                         # padding must not leave without the next header.
                         self._take(piece)
-                        if self._gathered_size >= MOST_GATHERED:
+                        run = self.position - self._owed_until
+                        if min(run, self._gathered_size) >= MOST_GATHERED:
                             await self.flush()
                     else:
                         await self._move(piece)
@@ -109,8 +110,10 @@ class Transfer:
         gathered = b"".join(self._gathered)
         self._gathered.clear()
         self._gathered_size = 0
-        # At a boundary the member's last bytes are still here, since nothing parts with them.
-        return gathered[:-1] if self.position == self._owed_until else gathered
+        # Where nothing is owed, the last bytes of the member before are still here: nothing parts
+        # with them but the contents that follow.
+        surplus = self.position - self._owed_until
+        return gathered if surplus < 0 else gathered[: max(len(gathered) - surplus - 1, 0)]
 
     async def write(self, chunk: bytes) -> None:
         """Take a chunk of the contents being sent."""

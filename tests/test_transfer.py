@@ -263,6 +263,26 @@ async def test_a_member_that_turns_out_wrong_at_its_end_is_not_finished(size):
     assert 512 <= len(sent) < 512 + size
 
 
+@pytest.mark.parametrize("sizes", [[700, 512, 1, 1024], [0, 0, 512, 0, 3], [70_000, 65_536, 5]])
+async def test_wherever_it_ends_the_cut_is_inside_contents(sizes):
+    """A cut at shutdown, or a failure of our own, may come between any two pieces."""
+    layout = Layout(tar, literal(*[b"x" * size for size in sizes]))
+    pieces = list(layout.slice(0, layout.size))
+    bad = {layout.content_start(i) + m.size for i, m in enumerate(layout.members) if m.size}
+    bad |= {stop + -stop % 512 for stop in bad}
+
+    def broken(count):
+        yield from pieces[:count]
+        raise RuntimeError("broken")
+
+    for count in range(len(pieces)):
+        client = Client()
+        transfer = Transfer(broken(count), LiteralStore(), Slots(9, 9**9), Reach(0, 0))
+        with pytest.raises(RuntimeError):
+            await transfer.run(client.begin)
+        assert len(client.data + transfer.abort()) not in bad
+
+
 async def test_digests_that_are_right_are_let_through():
     data = b"contents"
     digests = (("crc32", f"{zlib.crc32(data):08x}"), ("sha256", hashlib.sha256(data).hexdigest()))
