@@ -34,7 +34,7 @@ class Admission:
         if len(self._busy) >= self._limit:
             raise Unavailable("as many archives are under way as [limits] max_archives allows")
         task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - a handler runs in a task
+        assert task is not None
         self._busy.add(task)
         self._idle.clear()
         try:

@@ -105,7 +105,7 @@ class Gateway:
         """End at once what is still in flight; how many that were."""
         return await self._admission.cut(0)
 
-    async def _running(self, app: web.Application) -> AsyncIterator[None]:  # noqa: ARG002
+    async def _running(self, app: web.Application) -> AsyncIterator[None]:
         async with open_archives(self._settings, self._catalog) as self._archives:
             watching = [
                 asyncio.create_task(_watched("the catalog is", self._catalog.watch())),
@@ -143,10 +143,10 @@ class Gateway:
             response.force_close()
         return response
 
-    async def _healthz(self, request: web.Request) -> web.StreamResponse:  # noqa: ARG002
+    async def _healthz(self, request: web.Request) -> web.StreamResponse:
         return web.Response(text="ok\n")
 
-    async def _readyz(self, request: web.Request) -> web.StreamResponse:  # noqa: ARG002
+    async def _readyz(self, request: web.Request) -> web.StreamResponse:
         if self._admission.leaving:
             raise Unavailable("the gateway is shutting down")
         return web.Response(text="ready\n")

@@ -188,7 +188,7 @@ def load(path: Path) -> Settings:
             dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
             file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         ) -> tuple[PydanticBaseSettingsSource, ...]:
-            assert isinstance(env_settings, EnvSettingsSource)  # noqa: S101 - by its name
+            assert isinstance(env_settings, EnvSettingsSource)
             variables = env_settings.env_vars.items()
             # It would make something even of those that are no settings.
             env_settings.env_vars = {k: v for k, v in variables if k.upper() in known}

@@ -78,7 +78,7 @@ class Layout:
     at least a weak one, else None. `seekable` says that a part of it may be asked for alone.
     """
 
-    def __init__(self, format: Format, members: Sequence[Member]) -> None:  # noqa: A002
+    def __init__(self, format: Format, members: Sequence[Member]) -> None:
         steps = lay_out(format, members, into=self)
         while next(steps, self) is not self:
             pass
@@ -137,7 +137,7 @@ class Layout:
 
 
 def lay_out(
-    format: Format,  # noqa: A002
+    format: Format,
     members: Sequence[Member],
     *,
     into: Layout | None = None,

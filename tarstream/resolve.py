@@ -252,7 +252,7 @@ def _member(id_: str, entry: Entry, meta: ObjectMeta | None) -> Member:
         size = meta.size
         mtime = meta.mtime if mtime is None else mtime
         validator = meta.validator if validator is None else validator
-    assert size is not None  # noqa: S101 - or it would have been asked for
+    assert size is not None
     return Member(entry.name, size, mtime or 0, entry.url, validator, entry.digests, id_)
 
 

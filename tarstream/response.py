@@ -63,7 +63,7 @@ class WatchedResponse(web.StreamResponse):
         if self.content_length is not None and self.sent + len(data) > self.content_length:
             raise RuntimeError(f"more than the {self.content_length} bytes that were announced")
         self.sent += len(data)
-        assert self._watch is not None  # noqa: S101 - begin comes first
+        assert self._watch is not None
         with self._watch:
             await self.write(data)
         if self.sent == self.content_length:
@@ -72,7 +72,7 @@ class WatchedResponse(web.StreamResponse):
 
     async def flush(self) -> None:
         """Wait until all that was sent has left this process. Raises ConnectionError."""
-        assert self._watch is not None  # noqa: S101 - begin comes first
+        assert self._watch is not None
         self._connected().set_write_buffer_limits(high=0)
         with self._watch:
             await self._request.writer.drain()

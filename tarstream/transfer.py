@@ -128,7 +128,7 @@ class Transfer:
         if self._gathered and self.position != self._owed_until:
             await self._pass_on()
 
-    def repaired(self, cause: Exception) -> None:  # noqa: ARG002
+    def repaired(self, cause: Exception) -> None:
         """Count."""
         self.repairs += 1
 
@@ -318,5 +318,5 @@ def _first(group: BaseExceptionGroup[Exception]) -> Exception:
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    assert isinstance(error, Exception)  # noqa: S101 - groups of `except*` hold such
+    assert isinstance(error, Exception)
     return error

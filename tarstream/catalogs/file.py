@@ -43,7 +43,7 @@ class FileCatalog:
         self._file = WatchedFile(self._path)
         self._entries = load(self._path)
 
-    async def lookup(self, ids: Sequence[str], caller: Caller) -> Sequence[Found]:  # noqa: ARG002
+    async def lookup(self, ids: Sequence[str], caller: Caller) -> Sequence[Found]:
         """Look ids up in the version in force."""
         entries = self._entries
         return [

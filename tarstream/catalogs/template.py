@@ -48,7 +48,7 @@ class TemplateCatalog:
         self._url = settings.url
         self._name = settings.name
 
-    async def lookup(self, ids: Sequence[str], caller: Caller) -> Sequence[Found]:  # noqa: ARG002
+    async def lookup(self, ids: Sequence[str], caller: Caller) -> Sequence[Found]:
         """Fill in the template, percent-encoded segment by segment."""
         found = []
         for index, id_ in enumerate(ids):

@@ -161,7 +161,7 @@ def socket_factory(policy: Policy, *, only_global: bool) -> Callable[[AddrInfoTy
 
 
 def _joined(source: Source, location: str) -> str:
-    assert isinstance(source, str)  # noqa: S101 - bytes are not redirected
+    assert isinstance(source, str)
     try:
         joined = urljoin(source, location).partition("#")[0]
     except ValueError:

@@ -93,7 +93,7 @@ class HttpStore:
     async def _request(
         self, method: str, source: Source, headers: dict[str, str]
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        assert isinstance(source, str)  # noqa: S101 - the guard sends URLs here
+        assert isinstance(source, str)
         try:
             # A URL that needs no encoding is sent as it is: signatures cover its exact spelling.
             url = URL(source, encoded=bool(_ENCODED.fullmatch(source)))
