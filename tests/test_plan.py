@@ -15,7 +15,9 @@ from tarstream.resolve import Renamed, Resolution
 
 
 def archive(members, renamed=(), missing=()):
-    return Archive(Layout(tar, members), Resolution(members, renamed, missing, frozenset()))
+    return Archive(
+        Layout(tar, members), Resolution(members, renamed, missing, frozenset(), frozenset())
+    )
 
 
 def parsed(made, url="/archive?ids=a"):
@@ -133,7 +135,7 @@ def test_an_etag_is_that_of_the_archive_and_a_url_may_be_too_long():
 @pytest.mark.parametrize("format_", FORMATS)
 def test_an_offset_is_that_of_the_contents_first_byte(format_):
     layout = Layout(FORMATS[format_], some(5))
-    made = Archive(layout, Resolution(layout.members, [], [], frozenset()))
+    made = Archive(layout, Resolution(layout.members, [], [], frozenset(), frozenset()))
     for row in parsed(made)["members"]:
         if row["size"]:
             (piece,) = layout.slice(row["offset"], row["offset"] + row["size"])
