@@ -6,6 +6,7 @@ import inspect
 import ssl
 import subprocess
 from dataclasses import replace
+from types import SimpleNamespace
 
 import aiohttp
 import faults
@@ -23,7 +24,7 @@ from tarstream.errors import (
     OriginTimeout,
 )
 from tarstream.stores.base import ObjectMeta, Redirected
-from tarstream.stores.http import HttpStore, session
+from tarstream.stores.http import HttpStore, _HttpBody, session
 
 CONTENT = Made(300_000).read()
 N = len(CONTENT)
@@ -709,3 +710,13 @@ async def test_an_origin_that_speaks_no_tls_is_broken(store):
     async with await asyncio.start_server(answer, "127.0.0.1") as server:
         port = server.sockets[0].getsockname()[1]
         assert await asked(store, f"https://127.0.0.1:{port}/object") is OriginBroken
+
+
+async def test_a_connection_that_is_lost_before_its_body_is_told_is_broken():
+    """For one turn of the loop aiohttp has neither bytes nor an error, only a RuntimeError."""
+    loop = asyncio.get_running_loop()
+    lost = aiohttp.client_proto.ResponseHandler(loop)  # never connected
+    content = aiohttp.StreamReader(lost, 2**16, loop=loop)
+    answer = SimpleNamespace(content=content, headers={"Content-Length": "10"})
+    with pytest.raises(OriginBroken):
+        await _HttpBody(answer, 0, 10, ends=True).copy_to(Sink())

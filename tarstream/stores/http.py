@@ -154,7 +154,8 @@ class _HttpBody:
         try:
             # Not readchunk: it gives an empty chunk at the end of each chunk of a chunked body.
             return await content.readany()
-        except _FAILURES as error:
+        except (*_FAILURES, RuntimeError) as error:
+            # RuntimeError: the connection is lost, and its body has not been told yet.
             raise _translate(error) from error
 
 
