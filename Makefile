@@ -5,10 +5,10 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run test lint format clean
+.PHONY: help venv run test lint campaign format clean
 
 help:
-	@echo "make run | test | lint | venv | format | clean"
+	@echo "make run | test | lint | campaign | venv | format | clean"
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -35,6 +35,12 @@ lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/mypy server.py
+
+# Downloads from origins that fail: make campaign N=10000 SEED=1 [SABOTAGE=guard]
+N ?= 10000
+SEED ?= 1
+campaign: $(VENV)/.installed-test
+	$(BIN)/python tests/campaign --n $(N) --seed $(SEED) $(if $(SABOTAGE),--sabotage $(SABOTAGE))
 
 format: $(VENV)/.installed-lint
 	$(BIN)/ruff format .
