@@ -29,6 +29,7 @@ path = "{catalog}"
 allow = [{allow}]
 connect_timeout = 1
 read_timeout = {read_timeout}
+min_rate = "1 KiB"
 patience = {patience}
 attempts = 3
 remember = {remember}
