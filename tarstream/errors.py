@@ -102,13 +102,17 @@ class OriginError(TarstreamError):
 class OriginBroken(OriginError):
     """A failure that may pass: refused, reset, short, stalled, 5xx, 429.
 
-    `retry_after` is what the origin asked for, in seconds.
+    `kind` is one of `KINDS`, `retry_after` what the origin asked for, in seconds.
     """
 
     transient = True
+    KINDS = ("broken", "connect", "protocol", "read", "slow", "status", "timeout")
 
-    def __init__(self, detail: str, *, retry_after: float | None = None) -> None:
+    def __init__(
+        self, detail: str, *, kind: str = "broken", retry_after: float | None = None
+    ) -> None:
         super().__init__(detail)
+        self.kind = kind
         self.retry_after = retry_after
 
 
@@ -116,6 +120,9 @@ class OriginTimeout(OriginBroken):
     """An origin that is too slow."""
 
     status = 504
+
+    def __init__(self, detail: str, *, kind: str = "timeout") -> None:
+        super().__init__(detail, kind=kind)
 
 
 class ObjectMissing(OriginError):

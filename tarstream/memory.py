@@ -1,4 +1,4 @@
-"""What is remembered of objects: what HEAD said, for a short while.
+"""What is remembered of objects: what HEAD said, for a short while; digests that were computed.
 
 A gateway is asked for the same archive again and again: by parallel downloaders, for each range.
 """
@@ -6,27 +6,30 @@ A gateway is asked for the same archive again and again: by parallel downloaders
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from tarstream.layout import Source
 from tarstream.stores.base import ObjectMeta
 
+K = TypeVar("K")
+V = TypeVar("V")
 
-class Memory(Protocol):
+
+class Memory(Protocol[K, V]):
     """Where it is remembered; many at once, because it may be another process."""
 
-    async def get_many(self, sources: Sequence[Source]) -> Mapping[Source, ObjectMeta]:
-        """What is remembered of these sources."""
+    async def get_many(self, keys: Sequence[K]) -> Mapping[K, V]:
+        """What is remembered of these."""
 
-    async def put_many(self, items: Mapping[Source, ObjectMeta]) -> None:
+    async def put_many(self, items: Mapping[K, V]) -> None:
         """Remember these."""
 
-    async def forget(self, source: Source) -> None:
+    async def forget(self, key: K) -> None:
         """Remember nothing of this one."""
 
 
-class LocalMemory:
-    """Remembers in this process, for `seconds`, the latest `limit` sources."""
+class LocalMemory(Generic[K, V]):
+    """Remembers in this process, for `seconds`, the latest `limit` of them."""
 
     def __init__(
         self, seconds: float, limit: int = 50_000, clock: Callable[[], float] | None = None
@@ -34,34 +37,34 @@ class LocalMemory:
         self._seconds = seconds
         self._limit = limit
         self._clock = clock or asyncio.get_running_loop().time
-        self._items: OrderedDict[Source, tuple[float, ObjectMeta]] = OrderedDict()
+        self._items: OrderedDict[K, tuple[float, V]] = OrderedDict()
 
-    async def get_many(self, sources: Sequence[Source]) -> Mapping[Source, ObjectMeta]:
+    async def get_many(self, keys: Sequence[K]) -> Mapping[K, V]:
         """What is remembered and not yet too old."""
         now = self._clock()
         found = {}
-        for source in sources:
-            item = self._items.get(source)
+        for key in keys:
+            item = self._items.get(key)
             if item is not None and now < item[0]:
-                found[source] = item[1]
+                found[key] = item[1]
         return found
 
-    async def put_many(self, items: Mapping[Source, ObjectMeta]) -> None:
+    async def put_many(self, items: Mapping[K, V]) -> None:
         """Remember, and drop what is too old or too much."""
         now = self._clock()
         if self._seconds > 0:
-            for source, meta in items.items():
-                self._items[source] = (now + self._seconds, meta)
-                self._items.move_to_end(source)
+            for key, value in items.items():
+                self._items[key] = (now + self._seconds, value)
+                self._items.move_to_end(key)
         while self._items:
             oldest = next(iter(self._items))
             if len(self._items) <= self._limit and now < self._items[oldest][0]:
                 break
             del self._items[oldest]
 
-    async def forget(self, source: Source) -> None:
+    async def forget(self, key: K) -> None:
         """Forget."""
-        self._items.pop(source, None)
+        self._items.pop(key, None)
 
 
 class Flights:

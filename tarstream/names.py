@@ -16,19 +16,25 @@ Python's tarfile were all seen to extract as one file, below the target, under e
 - A segment has at most 255 bytes of UTF-8: its stem is cut, at a code point, its suffix stays.
 - A name has at most 1,024 bytes of UTF-8: the directories nearest to the file are left out.
 - If nothing is left, the name is `unnamed`.
+- A name that ends in `/` is that of an empty directory, and ends in one `/`, which does not count.
 
 A suffix is what follows the last dot, if that is 1 to 16 characters without white space, and a
 `.tar` before it; something other than dots has to stand before the suffix. `.bashrc` has none.
 
 Two names collide if they are equal after case folding and NFC, much as macOS and Windows compare
-them, or if one names a file and the other a directory above a file. What only Windows refuses
-(`aux`, a last dot or space, a later `:`) stays: it is a good name elsewhere.
+them, or if one names a file and the other a directory, or a directory above a file. Directories do
+not collide with each other: what is in either is then in one.
+
+What only Windows refuses stays, for it is a good name elsewhere; `mend_for_windows` is for formats
+that are read there too. By it `<>:"|?*` and the last character of a segment, if that is a dot or a
+space, become `_`, and so does the last one of a device's name: of `AUX`, `nul.txt`, `COM1` remain
+`AU_`, `nu_.txt`, `COM_`.
 """
 
 import re
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from itertools import count
 from unicodedata import combining, normalize
 
@@ -51,6 +57,13 @@ _DRIVE = re.compile(r"\A([A-Za-z]):")
 _SEPARATOR = re.compile(r"[/\\]")
 _SUFFIX = re.compile(r"\.*[^.].*?((?i:\.tar)?\.[^.\s]{1,16})", re.DOTALL)
 
+# learn.microsoft.com/windows/win32/fileio/naming-a-file
+_REFUSED_BY_WINDOWS = re.compile(r'[<>:"|?*]|[. ](?=/|\Z)')
+_DEVICE = re.compile(
+    r"(?<![^/])(?:CON|PRN|AUX|NUL|(?:COM|LPT)[0-9¹²³]|CONIN\$|CONOUT\$)(?= *(?:[./]|\Z))",
+    re.IGNORECASE,
+)
+
 # What most names are; nothing in them needs mending.
 _SEGMENT = rf"(?!\.\.?(?:/|\Z)|B{_BZIP2})[^/\\\x00-\x1f\x7f]++"
 _CLEAN_ASCII = re.compile(rf"(?!{_DRIVE.pattern}){_SEGMENT}(?:/{_SEGMENT})*+")
@@ -69,14 +82,20 @@ def mend(name: str) -> str:
     return name if mended == name else mended
 
 
+def mend_for_windows(name: str) -> str:
+    """Return the nearest name that is safe on Windows too, no longer than `mend(name)`."""
+    name = _REFUSED_BY_WINDOWS.sub("_", mend(name))
+    return _DEVICE.sub(lambda device: device[0][:-1] + "_", name)
+
+
 def segment(name: str) -> str:
     """Return `name` as one safe segment, to name a download: each separator becomes `_`."""
     return mend(_SEPARATOR.sub("_", name))
 
 
-def unique(names: Sequence[str]) -> list[str]:
+def unique(names: Sequence[str], mend: Callable[[str], str] = mend) -> list[str]:
     """Return `names`, mended, none colliding with another; see `unique_in_steps`."""
-    steps = unique_in_steps(names)
+    steps = unique_in_steps(names, mend)
     while True:
         try:
             next(steps)
@@ -85,7 +104,9 @@ def unique(names: Sequence[str]) -> list[str]:
             return result
 
 
-def unique_in_steps(names: Sequence[str]) -> Generator[None, None, list[str]]:
+def unique_in_steps(
+    names: Sequence[str], mend: Callable[[str], str] = mend
+) -> Generator[None, None, list[str]]:
     """Return `names`, mended, none colliding with another; in their order, a function of them only.
 
     A file that collides gets ` (2)`, ` (3)`, ... before its suffix: the first that no name has. The
@@ -99,7 +120,10 @@ def unique_in_steps(names: Sequence[str]) -> Generator[None, None, list[str]]:
     mended: list[str] = []
     keys: list[str] = []
     for first in range(0, len(names), _STEP):
-        mended += map(mend, names[first : first + _STEP])
+        mended += [
+            f"{mend(name)}/" if name.endswith("/") else mend(name)
+            for name in names[first : first + _STEP]
+        ]
         keys += map(_key, mended[first:])
         yield
     # A renamed file stays in a directory that was there before, so this holds to the end.
@@ -109,13 +133,13 @@ def unique_in_steps(names: Sequence[str]) -> Generator[None, None, list[str]]:
     for index, key in enumerate(keys):
         if index % _STEP == 0:
             yield
-        if key in taken or _is_directory(key, tree):
+        if not key.endswith("\0") and (key in taken or _is_directory(key, tree)):
             colliding.append(index)
         else:
             taken.add(key)
     # Names that are numbered alike share one count. As a suffix has no white space, a numbered name
-    # can be read in one way only: no two counts try the same one, and each name that is in the way
-    # is met once.
+    # can be read in one way only: no two counts try the same one, so none has to be remembered, and
+    # each name that is in the way is met once.
     counts: defaultdict[tuple[str, str], count[int]] = defaultdict(lambda: count(2))
     for step, index in enumerate(colliding):
         if step % _STEP == 0:
@@ -126,7 +150,6 @@ def unique_in_steps(names: Sequence[str]) -> Generator[None, None, list[str]]:
             key = _key(numbered)
             if key not in taken and not _is_directory(key, tree):
                 break
-        taken.add(key)
         mended[index] = numbered
     return mended
 

@@ -6,6 +6,7 @@ from itertools import islice
 from typing import Any
 
 from tarstream.archive import Archive
+from tarstream.formats import KINDS
 from tarstream.layout import STEP
 from tarstream.stores.validators import is_entity_tag
 
@@ -13,7 +14,9 @@ from tarstream.stores.validators import is_entity_tag
 def as_json(archive: Archive, format_: str, url: str | None) -> Iterator[bytes]:
     """One JSON object, in chunks of some hundred members."""
     resolution = archive.resolution
-    head = {"format": format_, "size": archive.size, "etag": archive.etag, "url": url}
+    kind = KINDS[format_]
+    size = archive.size if kind.coding is None else None
+    head = {"format": format_, "size": size, "etag": kind.etag(archive.etag), "url": url}
     yield _dump(head)[:-1] + b', "members": '
     yield from _array(_members(archive))
     yield b', "renamed": '
@@ -21,6 +24,23 @@ def as_json(archive: Archive, format_: str, url: str | None) -> Iterator[bytes]:
     yield b', "missing": '
     yield from _array({"id": m.id, "reason": m.reason} for m in resolution.missing)
     yield b"}\n"
+
+
+def line_headers(archive: Archive, format_: str, url: str | None) -> dict[str, str]:
+    """What a plan of lines has no line for."""
+    kind = KINDS[format_]
+    headers = {
+        "Content-Type": "application/x-ndjson",
+        "X-Archive-Members": str(len(archive.layout.members)),
+        "X-Accel-Buffering": "no",
+    }
+    if kind.coding is None:
+        headers["X-Archive-Size"] = str(archive.size)
+    if etag := kind.etag(archive.etag):
+        headers["ETag"] = etag
+    if url:
+        headers["Link"] = f'<{url}>; rel="canonical"'
+    return headers
 
 
 def as_lines(archive: Archive) -> Iterator[bytes]:
@@ -57,4 +77,7 @@ def _batches(items: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
 
 
 def _dump(value: object) -> bytes:
-    return json.dumps(value, ensure_ascii=False).encode()
+    text = json.dumps(value, ensure_ascii=False)
+    if not text.isprintable():  # an id may move the cursor of a terminal: JSON escapes C0 only
+        text = json.dumps(value)
+    return text.encode()

@@ -7,7 +7,7 @@ from typing import Literal
 from urllib.parse import parse_qsl, quote
 
 from tarstream.errors import BadRequest
-from tarstream.formats import FORMATS
+from tarstream.formats import CHECKSUMS, KINDS
 from tarstream.names import segment
 
 MAX_URL = 30_000
@@ -16,7 +16,7 @@ MAX_URL = 30_000
 Field = tuple[str, object]
 """A name and its value: text, or whatever JSON held."""
 
-_ONCE = ("format", "name", "missing", "version")
+_ONCE = ("format", "name", "missing", "checksums", "version")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,7 @@ class ArchiveRequest:
     format: str
     name: str
     missing: Literal["fail", "skip"]
+    checksums: str | None
     version: str | None
 
     def path(self, route: str, version: str | None) -> str | None:
@@ -43,6 +44,8 @@ class ArchiveRequest:
             query += f"&name={_quoted(self.name)}"
         if self.missing != "fail":
             query += f"&missing={self.missing}"
+        if self.checksums is not None:
+            query += f"&checksums={self.checksums}"
         if version is not None:
             query += f"&version={_quoted(version)}"
         path = f"{route}?{query}"
@@ -84,8 +87,11 @@ def read_json(body: bytes) -> list[Field]:
     return read
 
 
-def read_request(fields: Iterable[Field]) -> ArchiveRequest:
-    """What fields ask for; unknown ones are ignored. Raises BadRequest."""
+def read_request(fields: Iterable[Field], suffix: str | None = None) -> ArchiveRequest:
+    """What fields ask for; unknown ones are ignored. Raises BadRequest.
+
+    `suffix` is that of the path, and says the format too.
+    """
     ids: list[str] = []
     once: dict[str, str] = {}
     for key, value in fields:
@@ -104,15 +110,15 @@ def read_request(fields: Iterable[Field]) -> ArchiveRequest:
         raise BadRequest("ids is required: ids=a,b,c")
     if "" in ids:
         raise BadRequest("an id is empty: write ids=a,b,c, and id= for an id that holds a comma")
-    return ArchiveRequest(ids, *_options(once))
+    return ArchiveRequest(ids, *_options(once, suffix))
 
 
 class _Pairs(list[tuple[str, object]]):
     """A JSON object with its keys as often as they stand there."""
 
 
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")  # RFC 8259 6
+def _refuse(_constant: str) -> None:
+    raise ValueError  # NaN and Infinity are not JSON (RFC 8259 6); `read_json` says so
 
 
 def _text(key: str, value: object) -> str:
@@ -127,21 +133,29 @@ def _text(key: str, value: object) -> str:
 
 
 def _options(
-    once: Mapping[str, str],
-) -> tuple[str, str, Literal["fail", "skip"], str | None]:
-    format_ = once.get("format", "tar")
-    if format_ not in FORMATS:
-        raise BadRequest(f"format must be one of: {', '.join(FORMATS)}")
+    once: Mapping[str, str], suffix: str | None
+) -> tuple[str, str, Literal["fail", "skip"], str | None, str | None]:
+    format_ = once.get("format", suffix or "tar")
+    if format_ not in KINDS:
+        raise BadRequest(f"format must be one of: {', '.join(KINDS)}")
+    if suffix not in {None, format_}:
+        raise BadRequest(f"the path asks for {suffix}, and format for {format_}")
     name = once.get("name", "archive")
     if not name:
         raise BadRequest("name must not be empty")
     missing = once.get("missing", "fail")
     if missing not in {"fail", "skip"}:
         raise BadRequest("missing must be fail or skip")
+    checksums = once.get("checksums")
+    if checksums not in {None, *CHECKSUMS}:
+        raise BadRequest(f"checksums must be {' or '.join(CHECKSUMS)}")
     version = once.get("version")
     if version == "":
         raise BadRequest("version must not be empty: it is an entity-tag without its quotes")
-    return format_, segment(name), "skip" if missing == "skip" else "fail", version
+    if version is not None and KINDS[format_].coding is not None:
+        raise BadRequest(f"version cannot pin {format_}: compressed bytes may differ each time")
+    skip: Literal["fail", "skip"] = "skip" if missing == "skip" else "fail"
+    return format_, segment(name), skip, checksums, version
 
 
 def _quoted(text: str) -> str:

@@ -5,6 +5,7 @@ import random
 import tarfile
 import tracemalloc
 from collections.abc import Sequence
+from hashlib import sha256
 from itertools import combinations_with_replacement
 from zlib import crc32
 
@@ -13,8 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made import Made
 
+from tarstream.checksums import listing_in_steps
+from tarstream.digests import of as digest_of
 from tarstream.formats import FORMATS, tar
-from tarstream.layout import STEP, Content, Layout, Member, lay_out
+from tarstream.layout import STEP, Content, Deferred, Late, Layout, Listing, Member, lay_out
 
 GIB = 1 << 30
 TIB = 1 << 40
@@ -25,10 +28,11 @@ class Letters:
     """A format in letters. Lengths follow the name's, and any of it may be empty."""
 
     MEDIA_TYPE = "text/plain"
+    DIGEST = None
 
     def __init__(self, trailer=b"", suffix="letters"):
         self.SUFFIX = suffix
-        self.end = trailer
+        self.trailer = trailer
         self.rendered = []
         self.measured = 0
 
@@ -40,12 +44,41 @@ class Letters:
         self.rendered.append(member)
         return b">" * (len(member.name) % 3)
 
-    def trailer(self):
-        return self.end
+    def entry(self, member, start):
+        return b""
 
-    def measure(self, member):
+    def end(self, number, start, size):
+        return self.trailer
+
+    def measure(self, member, start):
         self.measured += 1
-        return len(member.name) % 4, len(member.name) % 3
+        return len(member.name) % 4, len(member.name) % 3, 0
+
+
+class Listed(Letters):
+    """With a trailer that lists the members, and bytes that follow from their contents."""
+
+    DIGEST = "crc32"
+
+    def _deferred(self, member, length):
+        if length == 0 or member.digest("crc32"):
+            return b"=" * length
+        return Deferred(length, member, "crc32", lambda crc: (crc * length)[:length].encode())
+
+    def after(self, member):
+        self.rendered.append(member)
+        return self._deferred(member, len(member.name) % 3)
+
+    def entry(self, member, start):
+        self.rendered.append(member)
+        return self._deferred(member, 1 + (start + len(member.name)) % 4)
+
+    def end(self, number, start, size):
+        return f"{number} {start} {size}".encode()
+
+    def measure(self, member, start):
+        before, after, _ = super().measure(member, start)
+        return before, after, 1 + (start + len(member.name)) % 4
 
 
 class Viewed(Sequence):
@@ -95,22 +128,85 @@ def member(name="a", size=0, mtime=0, validator='"v"', **more):
 
 def contents(of, start, stop):
     """Contents of a member: another name has others, and they do not repeat."""
+    if isinstance(of.source, Listing):
+        return listed(of.source.members)[start:stop]
     return Made(of.size, seed=crc32(of.name.encode())).read(start, stop)
+
+
+def listed(members):
+    """What `sha256sum` writes of files."""
+    lines = [
+        f"{sha256(contents(each, 0, each.size)).hexdigest()}  {each.name}\n"
+        for each in members
+        if not each.name.endswith("/")
+    ]
+    return "".join(lines).encode()
+
+
+def listing_of(members, name="SHA256SUMS"):
+    """The member that lists members."""
+    steps = listing_in_steps("sha256", members, name)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stopped:
+            return stopped.value
+
+
+def crc_of(of, contents=contents):
+    """What a member's contents come to; too large ones have one that is made up."""
+    data = contents(of, 0, of.size) if of.size <= 2 << 20 else of.name.encode()
+    return f"{crc32(data):08x}"
+
+
+def stating(of, contents=contents):
+    """The member, with its CRC-32 stated."""
+    return of._replace(digests=(("crc32", crc_of(of, contents)),))
+
+
+def stating_all(of, algorithms=("crc32", "sha256")):
+    """The member, with these digests stated."""
+    data = contents(of, 0, of.size)
+    return of._replace(digests=tuple((each, digest_of(data, each)) for each in algorithms))
 
 
 def assemble(pieces, contents=contents):
     """The bytes that pieces of a layout stand for; none of the pieces may be empty."""
-    parts = [contents(*each) if isinstance(each, Content) else each for each in pieces]
+    parts = []
+    for each in pieces:
+        if isinstance(each, Content):
+            parts.append(contents(*each))
+        elif isinstance(each, Late):
+            parts.append(rendered(each.deferred, contents)[each.start : each.stop])
+        else:
+            parts.append(each)
     assert all(parts)
     return b"".join(parts)
 
 
+def rendered(part, contents=contents):
+    """The bytes of a part."""
+    if isinstance(part, bytes):
+        return part
+    data = part.render(crc_of(part.member, contents))
+    assert len(data) == part.length
+    return data
+
+
 def in_one_piece(format_, members):
-    parts = [
-        format_.before(each) + contents(each, 0, each.size) + format_.after(each)
-        for each in members
-    ]
-    return b"".join(parts) + format_.trailer()
+    whole, entries = [], []
+    offset = 0
+    for each in members:
+        entries.append(rendered(format_.entry(each, offset)))
+        parts = [
+            format_.before(each),
+            contents(each, 0, each.size),
+            rendered(format_.after(each)),
+        ]
+        whole += parts
+        offset += sum(map(len, parts))
+    directory = b"".join(entries)
+    return b"".join([*whole, directory, format_.end(len(members), offset, len(directory))])
 
 
 def found_step_by_step(format_, members, start, stop):
@@ -128,11 +224,16 @@ def found_step_by_step(format_, members, start, stop):
     def literal(data):
         at(len(data), lambda first, last: data[first:last])
 
+    starts = []
     for each in members:
+        starts.append(offset)
         literal(format_.before(each))
         at(each.size, lambda first, last, each=each: contents(each, first, last))
-        literal(format_.after(each))
-    literal(format_.trailer())
+        literal(rendered(format_.after(each)))
+    directory = offset
+    for each, begins in zip(members, starts, strict=True):
+        literal(rendered(format_.entry(each, begins)))
+    literal(format_.end(len(members), directory, offset - directory))
     return b"".join(found)
 
 
@@ -142,27 +243,41 @@ def by_tarfile(members, contents=contents):
     with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT, encoding="utf-8") as whole:
         for each in members:
             info = tarfile.TarInfo(each.name)
-            info.size, info.mtime, info.mode, info.uid, info.gid = (
-                each.size,
-                each.mtime,
-                0o644,
-                0,
-                0,
-            )
+            info.size, info.mtime, info.uid, info.gid = each.size, each.mtime, 0, 0
+            info.mode = 0o644
+            if each.name.endswith("/"):
+                info.type, info.mode = tarfile.DIRTYPE, 0o755
             whole.addfile(info, io.BytesIO(contents(each, 0, each.size)))
     return file.getvalue()
 
 
 any_format = pytest.mark.parametrize(
     "format_",
-    [*FORMATS.values(), Letters(), Letters(b"end")],
-    ids=[*FORMATS, "letters", "letters with a trailer"],
+    [*FORMATS.values(), Letters(), Letters(b"end"), Listed()],
+    ids=[*FORMATS, "letters", "letters with a trailer", "letters with a list"],
 )
 
-small_members = st.builds(
+short_names = st.text("abé/", min_size=1, max_size=12)
+small_files = st.builds(
     member,
-    st.text("abé/", min_size=1, max_size=12) | st.just("n" * 101),
+    short_names.map(lambda name: name.rstrip("/") or "a") | st.just("n" * 101),
     st.sampled_from([0, 1, 511, 512, 513]) | st.integers(0, 1500),
+)
+few_bytes = st.builds(member, st.text("ab", min_size=1, max_size=4), st.integers(0, 5))
+small_members = (
+    small_files
+    | st.builds(stating, few_bytes)
+    | st.builds(
+        stating_all, few_bytes, st.sampled_from([("sha256",), ("crc32", "sha256"), ("md5",)])
+    )
+    | st.builds(lambda name: member(f"{name}/"), short_names)
+    | st.builds(lambda name: stating_all(member(f"{name}/")), short_names)
+)
+apart = st.lists(small_members, max_size=6, unique_by=lambda each: each.name)
+any_members = (
+    st.lists(small_members, max_size=6)
+    | apart
+    | apart.map(lambda members: [*members, listing_of(members)])
 )
 large_members = st.builds(
     member,
@@ -173,7 +288,7 @@ large_members = st.builds(
 
 @any_format
 @settings(deadline=None)
-@given(st.lists(small_members, max_size=6), st.data())
+@given(any_members, st.data())
 def test_any_slice_is_that_slice_of_the_whole(format_, members, data):
     whole = in_one_piece(format_, members)
     layout = Layout(format_, members)
@@ -186,13 +301,67 @@ def test_any_slice_is_that_slice_of_the_whole(format_, members, data):
 
 @any_format
 @settings(deadline=None)
-@given(st.lists(small_members, max_size=6), st.data())
+@given(any_members, st.data())
 def test_slices_that_follow_one_another_are_the_whole(format_, members, data):
     layout = Layout(format_, members)
     cuts = sorted(data.draw(st.lists(st.integers(0, layout.size), max_size=20)))
     slices = zip([0, *cuts], [*cuts, layout.size], strict=True)
     parts = [assemble(layout.slice(start, stop)) for start, stop in slices]
     assert b"".join(parts) == in_one_piece(format_, members)
+
+
+def needed(layout, start, stop):
+    """Members and algorithms whose digest a slice needs before the contents have passed in it."""
+    passed, found = set(), set()
+
+    def need(each, algorithm):
+        if each.size and not each.digest(algorithm) and each not in passed:
+            found.add((each, algorithm))
+            if isinstance(each.source, Listing):
+                need_all(each.source)
+
+    def need_all(listing):
+        for each in listing.members:
+            need(each, "sha256")
+
+    for piece in layout.slice(start, stop):
+        if isinstance(piece, Content):
+            if isinstance(piece.member.source, Listing):
+                need_all(piece.member.source)
+            if (piece.start, piece.stop) == (0, piece.member.size):
+                passed.add(piece.member)
+        elif isinstance(piece, Late):
+            need(piece.deferred.member, "crc32")
+    return found
+
+
+@any_format
+@settings(deadline=None)
+@given(apart, st.booleans(), st.data())
+def test_what_a_slice_follows_from_passes_first_or_is_named_beforehand(
+    format_, members, with_list, data
+):
+    """No more is named than that."""
+    layout = Layout(format_, [*members, listing_of(members)] if with_list else members)
+    near = [layout.content_start(index) for index in range(len(layout.members))]
+    near += [layout.described_start, layout.trailer_start, layout.size]
+
+    def offset():
+        if data.draw(st.booleans()):
+            return data.draw(st.integers(0, layout.size))
+        beside = data.draw(st.sampled_from(near)) + data.draw(st.integers(-1, 1))
+        return min(max(beside, 0), layout.size)
+
+    worst = set(layout.beforehand(layout.described_start, layout.size))
+    for _ in range(5):
+        start, stop = sorted([offset(), offset()])
+        beforehand = list(layout.beforehand(start, stop))
+        assert set(beforehand) == needed(layout, start, stop)
+        assert len(beforehand) == len(set(beforehand))
+        assert {algorithm for _, algorithm in beforehand} <= set(layout.algorithms)
+        # But for the list itself, which is made of what is known.
+        assert {each for each in beforehand if each[0].source is not layout.listing} <= worst
+    assert list(layout.beforehand(0, layout.size)) == []
 
 
 @any_format
@@ -237,7 +406,7 @@ def test_each_edge_of_a_tar_plus_and_minus_one():
     edges = {0, layout.size - 1024, layout.size - 512, layout.size}
     for index, each in enumerate(REFERENCE):
         content = layout.content_start(index)
-        before, after = tar.measure(each)
+        before, after, _ = tar.measure(each, 0)
         edges |= {*range(content - before, content + 1, 512)}
         edges |= {content + each.size, content + each.size + after}
     offsets = {edge + shift for edge in edges for shift in (-1, 0, 1)}
@@ -293,8 +462,8 @@ def test_an_empty_slice_has_no_pieces(format_):
 @any_format
 def test_an_archive_without_members(format_):
     layout = Layout(format_, [])
-    assert layout.size == len(format_.trailer())
-    assert assemble(layout.slice(0, layout.size + 1)) == format_.trailer()
+    assert layout.size == len(format_.end(0, 0, 0))
+    assert assemble(layout.slice(0, layout.size + 1)) == format_.end(0, 0, 0)
 
 
 @any_format
@@ -320,6 +489,66 @@ def test_the_same_member_twice_is_two_members():
     assert layout.content_start(1) - layout.content_start(0) == 1024
 
 
+# What follows from contents.
+
+
+def test_bytes_follow_from_what_the_format_defers_and_from_what_is_listed():
+    members = [member("a", 3), member("b/"), member("c", 5)]
+    sums = listing_of(members)
+    for format_, deferred in [(tar, []), (Listed(), ["crc32"])]:
+        plain, layout = Layout(format_, members), Layout(format_, [*members, sums])
+        assert (plain.listing, plain.algorithms) == (None, deferred)
+        assert plain.described_start == plain.trailer_start
+        assert (layout.listing, layout.algorithms) == (sums.source, [*deferred, "sha256"])
+        assert layout.described_start == layout.content_start(3) < layout.trailer_start
+        assert assemble(
+            layout.slice(layout.described_start, layout.described_start + sums.size)
+        ) == (listed(members))
+    assert (Layout(tar, []).listing, Layout(tar, []).algorithms) == (None, [])
+
+
+def test_one_byte_of_a_list_needs_all_digests_that_are_not_stated():
+    members = [
+        member("a", 3),
+        stating_all(member("b", 3)),
+        member("c"),
+        member("d/"),
+        stating(member("e", 3)),
+    ]
+    layout = Layout(tar, [*members, listing_of(members)])
+    start = layout.described_start
+    expected = [(members[0], "sha256"), (members[4], "sha256")]
+    assert list(layout.beforehand(start, start + 1)) == expected
+    assert list(layout.beforehand(start + layout.members[-1].size, layout.size)) == []
+    assert list(layout.beforehand(start, start)) == []
+    # The last one passes first.
+    assert list(layout.beforehand(layout.content_start(4), start + 1)) == expected[:1]
+    assert list(layout.beforehand(layout.content_start(4) + 1, start + 1)) == expected
+    assert list(layout.beforehand(layout.content_start(4) + 1, start)) == []
+
+
+def test_the_bytes_that_describe_a_list_need_what_it_lists():
+    """It has to be made for them."""
+    members = [member("a", 3), member("bb", 3)]
+    sums = listing_of(members, "c" * 7)
+    layout = Layout(Listed(), [*members, sums])
+    after = layout.content_start(2) + sums.size
+    assert list(layout.beforehand(after, after + 1)) == [
+        (members[0], "sha256"),
+        (members[1], "sha256"),
+        (sums, "crc32"),
+    ]
+    assert list(layout.beforehand(layout.trailer_start, layout.trailer_start + 1)) == [
+        (members[0], "crc32")
+    ]
+
+
+def test_a_directory_is_a_member_whose_name_ends_in_a_slash():
+    assert member("a/").is_directory
+    assert not member("a").is_directory
+    assert not member("a/b").is_directory
+
+
 # Entity-tags.
 
 TWO = [
@@ -339,6 +568,7 @@ TWO = [
         {"digests": (("crc32", "00000001"),)},
         {"digests": (("sha256", "00000000"),)},
         {"digests": (("crc32", "00000000"), ("sha256", "00"))},
+        {"source": "http://origin/b"},  # whose validator may be the same: it proves nothing there
     ],
     ids=str,
 )
@@ -359,8 +589,9 @@ def test_an_entity_tag_changes_with_order_number_and_format():
     assert len({Layout(*each).etag for each in kinds}) == len(kinds)
 
 
-@pytest.mark.parametrize("change", [{"source": "http://mirror/a"}, {"source": b"x"}, {"id": "i"}])
-def test_an_entity_tag_does_not_change_with_where_a_member_comes_from(change):
+@pytest.mark.parametrize("change", [{"source": "https://mirror:8/a?sig=x"}, {"id": "i"}])
+def test_an_entity_tag_does_not_change_with_what_an_origin_is_called(change):
+    """Nor with a signature, nor with an id."""
     assert Layout(tar, [TWO[0]._replace(**change), TWO[1]]).etag == Layout(tar, TWO).etag
 
 
@@ -456,26 +687,29 @@ class Drifting(Letters):
     def after(self, member):
         return b">" * (2 + self.excess * (self.place == "after"))
 
-    def trailer(self):
-        return b"." * (2 + self.excess * (self.place == "trailer"))
+    def entry(self, member, start):
+        return Deferred(2 + self.excess * (self.place == "entry"), member, "crc32", str.encode)
 
-    def measure(self, member):
-        return 2, 2
+    def end(self, number, start, size):
+        return b"." * (2 + self.excess * (self.place == "end"))
+
+    def measure(self, member, start):
+        return 2, 2, 2
 
 
 @pytest.mark.parametrize("excess", [1, -1, -2])
-@pytest.mark.parametrize("place", ["before", "after", "trailer"])
+@pytest.mark.parametrize("place", ["before", "after", "entry", "end"])
 def test_a_length_that_drifts_is_never_sent(place, excess):
     format_ = Drifting(place)
     format_.excess = 0
     layout = Layout(format_, [member("a", 5), member("b", 5)])
-    sound = assemble(layout.slice(0, layout.size))
+    sound = list(layout.slice(0, layout.size))
     format_.excess = excess
     taken = []
     with pytest.raises(RuntimeError, match="counted"):
         taken.extend(layout.slice(0, layout.size))
     # What went before it is sound.
-    assert sound.startswith(assemble(taken))
+    assert taken == sound[: len(taken)]
 
 
 def test_a_drift_that_a_slice_does_not_touch_does_not_matter():
@@ -554,4 +788,7 @@ def test_a_slice_at_the_very_beginning_touches_only_the_beginning():
     layout = Layout(format_, members)
     members.viewed.clear()
     assert list(layout.slice(0, 1)) == [format_.before(MANY[0])[:1]]
+    assert members.viewed == {0}
+    second = layout.content_start(1) - len(format_.before(MANY[1]))
+    assert list(layout.slice(0, second)) == [format_.before(MANY[0]), format_.after(MANY[0])]
     assert members.viewed == {0}

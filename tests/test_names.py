@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tarstream.names import mend, segment, unique
+from tarstream.names import mend, segment, unique, unique_in_steps
 
 MENDED = [
     # Nothing to mend.
@@ -64,6 +64,8 @@ MENDED = [
     # Combining marks, more than bsdtar has room for.
     ("q" + "\u0301" * 9, "q" + "\u0301" * 9),
     ("q" + "\u0301" * 10, "q" + "\u0301" * 9 + "_"),
+    ("‐" + "\u0301" * 9 + "‐", "‐" + "\u0301" * 9 + "‐"),
+    ("‐" + "\u0301" * 10 + "‐", "‐" + "\u0301" * 9 + "_‐"),
     ("q" + "\u0301" * 20, "q" + ("\u0301" * 9 + "_") * 2),
     ("q" + "\u0344" * 7, "q" + "\u0308\u0301" * 4 + "\u0308_" + "\u0308\u0301" * 2),
     ("é" + "\u0301" * 9, "é" + "\u0301" * 9),
@@ -118,7 +120,7 @@ UNIQUE = [
     (["Mr. Smith"] * 2, ["Mr. Smith", "Mr. Smith (2)"]),
     (["v1.d/x"] * 2, ["v1.d/x", "v1.d/x (2)"]),
     # Collisions that appear only after mending, folding and NFC.
-    (["", "/", "unnamed"], ["unnamed", "unnamed (2)", "unnamed (3)"]),
+    (["", "..", "unnamed"], ["unnamed", "unnamed (2)", "unnamed (3)"]),
     (["a/b", "a\\b", "../a//b"], ["a/b", "a/b (2)", "a/b (3)"]),
     (["README", "Readme"], ["README", "Readme (2)"]),
     (["A/x", "a/X"], ["A/x", "a/X (2)"]),
@@ -139,10 +141,34 @@ UNIQUE = [
     (["a", "a/b", "a/b/c"], ["a (2)", "a/b (2)", "a/b/c"]),
     (["a", "a!", "a-", "a/b"], ["a (2)", "a!", "a-", "a/b"]),
     (["a", "a", "a/b", "a (2)/b"], ["a (3)", "a (4)", "a/b", "a (2)/b"]),
+    # Empty directories: a slash at the end, which they keep.
+    (["a/"], ["a/"]),
+    (["a//", "b/./", "c\\d/", "/e/", "../f/", "g\n/"], ["a/", "b/", "c/d/", "e/", "f/", "g_/"]),
+    (["/", "../", "", "./"], ["unnamed/", "unnamed/", "unnamed (2)", "unnamed/"]),
+    (["a\\"], ["a"]),
+    (["C:/", "x" * 300 + "/"], ["C_/", "x" * 255 + "/"]),
+    # It does not count.
+    (["d/" * 511 + "fg/"], ["d/" * 511 + "fg/"]),
+    (["d/" * 512 + "fg/"], ["d/" * 511 + "fg/"]),
+    # They do not collide with each other, nor with what is in them.
+    (["a/", "a/", "A/", "a/b", "a/b/c/"], ["a/", "a/", "A/", "a/b (2)", "a/b/c/"]),
+    (["a/b/c", "a/", "a/b/"], ["a/b/c", "a/", "a/b/"]),
+    (["é/", "E\u0301/"], ["é/", "É/"]),
+    # A file and a directory of its name, in any order, and one above it.
+    (["a", "a/"], ["a (2)", "a/"]),
+    (["a/", "a"], ["a/", "a (2)"]),
+    (["A.txt", "a.TXT/"], ["A (2).txt", "a.TXT/"]),
+    (["a", "a/b/"], ["a (2)", "a/b/"]),
+    (["a/b/", "a", "a/b"], ["a/b/", "a (2)", "a/b (2)"]),
+    (["a", "a!", "a/"], ["a (2)", "a!", "a/"]),
+    # One that is in the way of a number keeps itself.
+    (["a", "a", "a (2)/"], ["a", "a (3)", "a (2)/"]),
+    (["a (2)/", "a", "a/", "A (3)/", "a"], ["a (2)/", "a (4)", "a/", "A (3)/", "a (5)"]),
     # Room for a number: a shorter stem, fewer directories.
     (["x" * 251 + ".txt"] * 2, ["x" * 251 + ".txt", "x" * 240 + " (2).txt"]),
     (["😀" * 63] * 2, ["😀" * 63, "😀" * 61 + " (2)"]),
     (["d/" * 511 + "fg"] * 2, ["d/" * 511 + "fg", "d/" * 505 + "fg (2)"]),
+    (["d/" * 506 + "it.tar.gz"] * 2, ["d/" * 506 + "it.tar.gz", "d/" * 502 + "it (2).tar.gz"]),
 ]  # fmt: skip
 
 # Of the private planes 15 and 16 some stand for all.
@@ -152,14 +178,19 @@ FRAGMENTS = [
     "/", "\\", ".", "..", " ", ":", "C:", " (2)", "(3)", ".txt", ".TAR", ".gz", "BZh91AY&SY", "-",
     "a", "A", "b", "é", "e\u0301", "ß", "ss", "\u0345", "\u0327", "\u1100", "\u1161", "\u212a",
     "\0", "\n", "\x1b", "\x85", "\u202e", "\u2028", "\ud800", "\ud83d", "\ude00", "😀", "ﬀ", "İ",
-    "x" * 120, "x" * 253, "y/" * 400, "😀" * 60, "\u0344" * 90,
+    "x" * 120, "x" * 253, "y/" * 400, "a/", "😀" * 60, "\u0344" * 90,
     "\u302b", "\u05b0\u05b1\u05b2\u05b3", "\u05b4\u05b5\u05b6\u05b7", "\u05bf\u05c1\u0301",
 ]  # fmt: skip
 
 hostile_name = st.lists(st.sampled_from(FRAGMENTS), max_size=9).map("".join)
 anything = st.text(st.characters(codec=None))
 any_name = st.one_of(hostile_name, anything, st.sampled_from(HOSTILE))
-any_names = st.lists(any_name, max_size=12) | st.lists(hostile_name, max_size=40)
+a_few = st.sampled_from([*"abA", "a/", "b/", "a/b", "a/b/", "a (2)", "a (2)/", "A/", "a (3)/b/"])
+any_names = (
+    st.lists(any_name | any_name.map("{}/".format), max_size=12)
+    | st.lists(hostile_name, max_size=40)
+    | st.lists(a_few, max_size=12)
+)
 
 
 def is_safe(name):
@@ -182,11 +213,22 @@ def folded(name):
     return normalize("NFC", name.casefold())
 
 
+def shown(value):
+    """Part of a test's name. Each time that a process collects tests, backslashes are doubled."""
+    return ascii(value)[:40].replace("\\", "~")
+
+
+def apart(names):
+    """Names but for their slash, each directory's once: those of files are to differ."""
+    files = [folded(name) for name in names if not name.endswith("/")]
+    return files, {folded(name[:-1]) for name in names if name.endswith("/")}
+
+
 def directories(name):
     return [name[: match.start()] for match in re.finditer("/", name)]
 
 
-@pytest.mark.parametrize(("name", "expected"), MENDED, ids=lambda name: ascii(name)[:40])
+@pytest.mark.parametrize(("name", "expected"), MENDED, ids=shown)
 def test_a_name_is_mended(name, expected):
     assert mend(name) == expected
     assert is_safe(expected)
@@ -240,7 +282,7 @@ def test_any_name_gives_one_safe_segment(name):
     assert segment(segment(name)) == segment(name)
 
 
-@pytest.mark.parametrize(("before", "after"), UNIQUE, ids=lambda names: ascii(names)[:40])
+@pytest.mark.parametrize(("before", "after"), UNIQUE, ids=shown)
 def test_names_become_unique(before, after):
     assert unique(before) == after
 
@@ -249,41 +291,59 @@ def test_names_become_unique(before, after):
 def test_unique_names_are_safe_and_as_many(before):
     result = unique(before)
     assert len(result) == len(before)
-    assert all(map(is_safe, result))
+    assert all(is_safe(name.removesuffix("/")) for name in result)
+
+
+@given(any_names)
+def test_a_directory_stays_one_and_a_file_too(before):
+    for name, result in zip(before, unique(before), strict=True):
+        assert result.endswith("/") == name.endswith("/")
+        if name.endswith("/"):
+            assert result == mend(name) + "/"
 
 
 @given(any_names)
 def test_unique_names_do_not_collide(before):
-    files = [folded(name) for name in unique(before)]
-    above = {directory for name in files for directory in directories(name)}
+    files, found = apart(unique(before))
+    found |= {directory for name in [*files, *found] for directory in directories(name)}
     assert len(set(files)) == len(files)
-    assert above.isdisjoint(files)
+    assert found.isdisjoint(files)
 
 
 @given(any_names)
 def test_unique_names_stay_as_they_are(before):
     result = unique(before)
-    assert all(new is old for new, old in zip(unique(result), result, strict=True))
+    again = unique(result)
+    assert again == result
+    assert all(new is old for new, old in zip(again, result, strict=True) if not old.endswith("/"))
 
 
 @given(any_names)
 def test_a_name_that_comes_first_and_is_no_directory_keeps_itself(before):
-    mended = [mend(name) for name in before]
+    mended = [f"{mend(name)}/" if name.endswith("/") else mend(name) for name in before]
     seen = {folded(directory) for name in mended for directory in directories(name)}
     for name, result in zip(mended, unique(before), strict=True):
-        assert (name == result) == (folded(name) not in seen)
+        assert (name == result) == (name.endswith("/") or folded(name) not in seen)
         seen.add(folded(name))
 
 
 @given(any_names)
 def test_a_numbered_file_stays_in_its_directory_or_above(before):
-    for name, result in zip(map(mend, before), unique(before), strict=True):
+    files = [name for name in before if not name.endswith("/")]
+    for name, result in zip(map(mend, files), unique(files), strict=True):
         assert name.startswith(result.rpartition("/")[0])
 
 
 def test_clean_names_are_shared():
     clean = [f"project/{index % 100}/übung {index}.tar.gz" for index in range(1000)]
     assert all(new is old for new, old in zip(unique(clean), clean, strict=True))
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 256, 257, 2560])
+def test_others_can_run_between_every_256_names(number):
+    """While names are mended, while those that collide are found, and while these are numbered."""
+    rounds = -(-number // 256) + -(-number // 256) + -(-max(number - 1, 0) // 256)
+    assert len(list(unique_in_steps(["x.txt"] * number))) == rounds
 
 
 LONG = ["p" * 249 + f"{index:06}" for index in range(20_000)]
@@ -309,14 +369,26 @@ LONG = ["p" * 249 + f"{index:06}" for index in range(20_000)]
         ),
         pytest.param([f"{index}{'/d' * 500}" for index in range(2_000)] * 2, id="deep"),
         pytest.param(["a" + "\u0300\u0316" * 100_000 + ".txt"] * 10, id="combining marks"),
-        pytest.param([("a" + "\u0300\u0316" * 500 + "/") * 200] * 10, id="marks in directories"),
+        pytest.param(
+            [("a" + "\u0300\u0316" * 500 + "/") * 200 + "b"] * 10, id="marks in directories"
+        ),
         pytest.param([".a" * 100_000 + " ", "." * 200_000 + "a", ".tar" * 50_000] * 5, id="dots"),
-        pytest.param(["\\" * 1_000_000, "a/" * 500_000, "../" * 300_000] * 2, id="separators"),
+        pytest.param(
+            ["\\" * 1_000_000, "a/" * 500_000 + "b", "../" * 300_000 + "c"] * 2, id="separators"
+        ),
+        pytest.param(["a"] * 50_000 + ["a/"] * 50_000, id="directories of a file's name"),
+        pytest.param(
+            ["a"] * 50_000 + [f"a ({number})/" for number in range(2, 50_002)],
+            id="numbers taken by empty directories",
+        ),
+        pytest.param([f"{index}{'/d' * 500}/" for index in range(2_000)] * 2, id="deep and empty"),
     ],
 )
 def test_adversarial_names_take_linear_time(before):
     """Quadratic work would exceed the time limit of a test."""
-    assert len({folded(name) for name in unique(before)}) == len(before)
+    files, found = apart(unique(before))
+    assert len(set(files)) == sum(not name.endswith("/") for name in before)
+    assert found.isdisjoint(files)
 
 
 def test_deep_names_take_linear_space():

@@ -1,4 +1,7 @@
-"""Every name that is given out is extracted by every tool, as one file, where it says."""
+"""Every name that is given out is extracted by every tool, as one file, where it says.
+
+One that ends in a slash is extracted as a directory.
+"""
 
 import os
 import subprocess
@@ -35,9 +38,13 @@ def archive_of(names):
     parts = []
     for index, name in enumerate(names):
         member = tarfile.TarInfo(name)
-        member.size = 3
+        if name.endswith("/"):
+            member.type, member.mode = tarfile.DIRTYPE, 0o755
+        else:
+            member.size = 3
         parts.append(member.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape"))
-        parts.append(contents(index).ljust(512, b"\0"))
+        if member.size:
+            parts.append(contents(index).ljust(512, b"\0"))
     return b"".join([*parts, bytes(1024)])
 
 
@@ -65,8 +72,10 @@ def files_below(directory):
 
 def assert_extracted(names):
     data = archive_of(names)
-    expected = {f"above/target/{name}": contents(index) for index, name in enumerate(names)}
-    assert len(expected) == len(names)
+    files = [(name, index) for index, name in enumerate(names) if not name.endswith("/")]
+    expected = {f"above/target/{name}": contents(index) for name, index in files}
+    assert len(expected) == len(files)
+    found = {f"above/target/{name[:-1]}" for name in names if name.endswith("/")}
     for tool in [*TOOLS, "Python"]:
         # Two directories of the target's own above it: what leads out is found there.
         with TemporaryDirectory(dir=SCRATCH) as root:
@@ -77,6 +86,11 @@ def assert_extracted(names):
             extract(tool, archive, target)
             archive.unlink()
             assert files_below(root) == expected, tool
+            for name in found:
+                path = Path(root, name)
+                assert path.is_dir(), (tool, name)
+                assert not path.is_symlink(), (tool, name)
+                assert path.stat().st_mode & 0o700 == 0o700, (tool, name)
 
 
 def test_hostile_names_together():
@@ -101,6 +115,12 @@ def test_an_absolute_name(tmp_path):
     outside = tmp_path / "outside"
     assert_extracted(unique([str(outside), f"//{outside}", f"C:{outside}", f"..\\..{outside}"]))
     assert not outside.exists()
+
+
+def test_empty_directories():
+    odd = ["a/", "a/", "b/c/", "b/c/", "d/e", "d/", "f/", "f/g", "h", "h/", "-rf/", "Grüße/日本/"]
+    long = ["x" * 255 + "/", "y/" * 511 + "z/", "d/" * 49 + "ff/", "d/" * 49 + "f/", "é" * 50 + "/"]
+    assert_extracted(unique([*odd, *long, "x.txt/", "x.txt", "."]))
 
 
 def test_10_000_equal_names():

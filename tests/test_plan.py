@@ -119,6 +119,13 @@ def test_a_plan_keeps_the_order_of_its_keys():
     ]
 
 
+def test_a_plan_is_utf_8_without_escapes():
+    made = archive([Member("Grüße.txt", 1, 0, b"x", '"a"', (), "日本")])
+    for text in (b"".join(plan.as_json(made, "tar", None)), b"".join(plan.as_lines(made))):
+        assert "Grüße.txt" in text.decode()
+        assert "日本" in text.decode()
+
+
 def test_a_plan_never_says_where_a_member_comes_from():
     text = b"".join(plan.as_json(archive(some(3)), "tar", None))
     assert b"https://" not in text

@@ -2,6 +2,7 @@
 
 import json
 from contextlib import suppress
+from dataclasses import replace
 from urllib.parse import quote, quote_plus, urlencode
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from tarstream import names
 from tarstream.errors import BadRequest
-from tarstream.formats import FORMATS
+from tarstream.formats import KINDS
 from tarstream.query import MAX_URL, ArchiveRequest, read_form, read_json, read_request
 
 
@@ -115,29 +116,29 @@ def test_a_form_whose_bytes_are_not_utf_8_is_refused():
 
 
 def test_what_is_not_said_has_a_default():
-    assert asked("ids=a") == ArchiveRequest(["a"], "tar", "archive", "fail", None)
+    assert asked("ids=a") == ArchiveRequest(["a"], "tar", "archive", "fail", None, None)
 
 
 def test_what_is_said_is_taken():
-    text = "missing=skip&ids=a&version=0123abc&format=tar&name=My+pictures"
-    assert asked(text) == ArchiveRequest(["a"], "tar", "My pictures", "skip", "0123abc")
+    text = "missing=skip&ids=a&version=0123abc&format=tar&checksums=sha256&name=My+pictures"
+    assert asked(text) == ArchiveRequest(["a"], "tar", "My pictures", "skip", "sha256", "0123abc")
 
 
-@pytest.mark.parametrize("key", ["format", "name", "missing", "version"])
+@pytest.mark.parametrize("key", ["format", "name", "missing", "checksums", "version"])
 @pytest.mark.parametrize("second", ["tar", "", "other"])
 def test_a_parameter_given_twice_is_refused(key, second):
-    good = {"format": "tar", "name": "x", "missing": "fail", "version": "x"}[key]
+    good = {"format": "tar", "missing": "fail", "checksums": "sha256"}.get(key, "x")
     assert refused(asked, f"ids=a&{key}={good}&{key}={second}") == f"{key} is given twice"
 
 
-@pytest.mark.parametrize("value", ["", "zip", "TAR", "tar ", ".tar", "tar.gz"])
+@pytest.mark.parametrize("value", ["", "rar", "TAR", "tar ", ".tar", "tar.xz"])
 def test_a_format_is_one_of_those_there_are(value):
     said = refused(asked, f"ids=a&format={quote(value)}")
-    assert said == f"format must be one of: {', '.join(FORMATS)}"
+    assert said == f"format must be one of: {', '.join(KINDS)}"
 
 
 def test_each_format_there_is_can_be_asked_for():
-    for format_ in FORMATS:
+    for format_ in KINDS:
         assert asked(f"ids=a&format={format_}").format == format_
 
 
@@ -145,6 +146,17 @@ def test_each_format_there_is_can_be_asked_for():
 def test_missing_is_fail_or_skip(value):
     assert refused(asked, f"ids=a&missing={value}") == "missing must be fail or skip"
     assert [asked(f"ids=a&missing={word}").missing for word in ("fail", "skip")] == ["fail", "skip"]
+
+
+@pytest.mark.parametrize("value", ["", "SHA256", "md5", "crc32", "sha256,sha256", "sha-256", "0"])
+def test_checksums_are_sha256(value):
+    assert refused(asked, f"ids=a&checksums={value}") == "checksums must be sha256"
+    assert asked("ids=a&checksums=sha256").checksums == "sha256"
+
+
+@pytest.mark.parametrize("format_", KINDS)
+def test_checksums_can_be_asked_for_in_each_format(format_):
+    assert asked(f"ids=a&checksums=sha256&format={format_}").checksums == "sha256"
 
 
 @pytest.mark.parametrize(
@@ -185,6 +197,7 @@ def test_json_takes_ids_whole():
 
 def test_json_takes_the_same_parameters():
     value = {"ids": ["a"], "format": "tar", "name": "x", "missing": "skip", "version": "v"}
+    value |= {"checksums": "sha256"}
     assert posted(value) == asked(urlencode({**value, "ids": "a"}))
 
 
@@ -213,7 +226,7 @@ def test_an_id_in_json_is_a_string(value):
     assert refused(posted, {"id": value}) == "an id must be a string"
 
 
-@pytest.mark.parametrize("key", ["format", "name", "missing", "version"])
+@pytest.mark.parametrize("key", ["format", "name", "missing", "checksums", "version"])
 @pytest.mark.parametrize("value", [1, None, True, ["tar"], {"a": "b"}])
 def test_a_parameter_in_json_is_a_string(key, value):
     assert refused(posted, {"ids": ["a"], key: value}) == f"{key} must be a string"
@@ -249,10 +262,15 @@ def test_a_whole_surrogate_pair_is_a_character():
         b'{"ids": ["a"], "name": "x", "name": "y"}',
         b'{"ids": ["a"], "name": "x", "name": "x"}',
         b'{"name": null, "name": "x", "ids": ["a"]}',
+        b'{"ids": ["a"], "checksums": "sha256", "checksums": "sha256"}',
     ],
 )
 def test_a_key_that_stands_twice_in_json_is_not_resolved_by_chance(body):
-    assert refused(posted, body) in {"name is given twice", "name must be a string"}
+    assert refused(posted, body) in {
+        "name is given twice",
+        "name must be a string",
+        "checksums is given twice",
+    }
 
 
 def test_ids_that_stand_twice_in_json_add_up_as_in_a_query():
@@ -289,7 +307,7 @@ def test_json_that_is_not_utf_8_is_refused(body):
 
 def test_fields_of_query_and_body_are_one_request():
     fields = read_form("ids=a&name=x") + read_json(b'{"ids": ["b,c"], "missing": "skip"}')
-    assert read_request(fields) == ArchiveRequest(["a", "b,c"], "tar", "x", "skip", None)
+    assert read_request(fields) == ArchiveRequest(["a", "b,c"], "tar", "x", "skip", None, None)
     with pytest.raises(BadRequest, match="name is given twice"):
         read_request(fields + read_json(b'{"name": "x"}'))
 
@@ -327,19 +345,21 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 REQUESTS = st.builds(
     ArchiveRequest,
     ids=st.lists(TEXT, min_size=1),
-    format=st.sampled_from(list(FORMATS)),
+    format=st.sampled_from(list(KINDS)),
     name=TEXT.map(names.segment),
     missing=st.sampled_from(["fail", "skip"]),
+    checksums=st.sampled_from([None, "sha256"]),
     version=st.none(),
 )
 
 
 @given(REQUESTS, st.none() | TEXT)
-@example(ArchiveRequest(["a,b", "c"], "tar", "archive", "fail", None), "v")
-@example(ArchiveRequest(["a b", "+", "%2B", "&=#?;/"], "tar", "a&b", "skip", None), '"<>')
-@example(ArchiveRequest([",", ",,"], "tar", "ids", "fail", None), None)
-@example(ArchiveRequest(["\0\r\n\x7f\u2028"], "tar", "é", "fail", None), "é")
+@example(ArchiveRequest(["a,b", "c"], "tar", "archive", "fail", None, None), "v")
+@example(ArchiveRequest(["a b", "+", "%2B", "&=#?;/"], "tar", "a&b", "skip", None, None), '"<>')
+@example(ArchiveRequest([",", ",,"], "tar", "ids", "fail", None, None), None)
+@example(ArchiveRequest(["\0\r\n\x7f\u2028"], "tar", "é", "fail", None, None), "é")
 def test_a_path_that_is_given_out_asks_for_the_same(request, version):
+    version = None if KINDS[request.format].coding else version
     path = request.path("/base/archive", version)
     assert path.isascii()
     assert path.isprintable()
@@ -348,9 +368,7 @@ def test_a_path_that_is_given_out_asks_for_the_same(request, version):
     assert route == "/base/archive"
     again = asked(query)
     assert list(again.ids) == list(request.ids)
-    assert again == ArchiveRequest(
-        again.ids, request.format, request.name, request.missing, version
-    )
+    assert again == replace(request, ids=again.ids, version=version)
     # As a client that decodes and encodes it anew sends it.
     assert asked("&".join(f"{k}={quote_plus(v)}" for k, v in read_form(query))) == again
 
@@ -362,6 +380,22 @@ def test_a_path_is_as_short_as_can_be():
     assert asked("id=a,b&ids=c&missing=skip&name=x").path("/archive", "v") == (
         "/archive?id=a%2Cb&id=c&name=x&missing=skip&version=v"
     )
+    assert asked("version=u&checksums=sha256&ids=a&missing=skip").path("/archive", "v") == (
+        "/archive?ids=a&missing=skip&checksums=sha256&version=v"
+    )
+
+
+def test_what_may_stand_in_a_query_stands_there_as_it_is():
+    """RFC 3986 3.4, less what clients and shells write differently."""
+    path = ArchiveRequest(["/:@!$()*~-._"], "tar", "archive", "fail", None, None).path(
+        "/archive", None
+    )
+    assert path == "/archive?ids=/:@!$()*~-._"
+
+
+def test_a_path_names_a_format_that_is_not_the_default():
+    request = ArchiveRequest(["a"], "x&y", "archive", "fail", None, None)
+    assert request.path("/archive", None) == "/archive?ids=a&format=x%26y"
 
 
 def test_a_path_is_pinned_to_the_version_it_is_given_not_to_the_one_asked_for():
@@ -375,7 +409,7 @@ def test_a_path_has_at_most_30_000_bytes(character):
     sizes = {
         count: request.path("/archive", "v")
         for count in range(29_950 // len(quote(character)), 30_001 // len(quote(character)))
-        for request in [ArchiveRequest([character * count], "tar", "archive", "fail", None)]
+        for request in [ArchiveRequest([character * count], "tar", "archive", "fail", None, None)]
     }
     given_out = [path for path in sizes.values() if path is not None]
     assert MAX_URL == 30_000
@@ -384,11 +418,13 @@ def test_a_path_has_at_most_30_000_bytes(character):
 
 
 def test_the_route_counts_for_the_length():
-    request = ArchiveRequest(["x" * 29_980], "tar", "archive", "fail", None)
+    request = ArchiveRequest(["x" * 29_980], "tar", "archive", "fail", None, None)
     assert request.path("/archive", None) is not None
     assert request.path("/somewhere/below/archive", None) is None
 
 
 def test_a_list_that_is_far_too_long_has_no_path():
-    request = ArchiveRequest([f"id-{n}" for n in range(100_000)], "tar", "archive", "fail", None)
+    request = ArchiveRequest(
+        [f"id-{n}" for n in range(100_000)], "tar", "archive", "fail", None, None
+    )
     assert request.path("/archive", None) is None

@@ -13,7 +13,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_formats import ENVIRONMENT, READERS, extract, members
 from test_layout import GIB, SIZES, TIB, assemble, by_tarfile, member
@@ -37,7 +37,17 @@ WHOLE = [
     member("d/" * 60 + "é" * 100, 3, 2**62 - 1),
     member(("d" * 99 + "/") * 10 + "f" * 24, 3),
 ]
-WHOLE_ETAG = '"bcde037af7ef5be053c94ea7a6bdcea1"'
+WHOLE_ETAG = '"4c89aee0893e3c2d11a9d70775ab30ef"'
+
+DIRECTORIES = [
+    member("a/", 0, 1_700_000_000),
+    member("Grüße/日本語/", 0, 8**11),
+    member("d/" * 49 + "f/"),
+    member("d/" * 50),
+    member("d/" * 50 + "f/"),
+    member("d/" * 512, 0, 2**62 - 1),
+    member("a/one", 1),
+]
 
 LARGE = [
     member(name, size, mtime)
@@ -52,8 +62,8 @@ def repeated(of, start, stop):
     return (data * (of.size // len(data) + 1))[start:stop]
 
 
-def whole_archive():
-    layout = Layout(tar, WHOLE)
+def whole_archive(members=WHOLE):
+    layout = Layout(tar, members)
     return assemble(layout.slice(0, layout.size), repeated)
 
 
@@ -75,6 +85,16 @@ def test_everybody_gets_the_same_owner_and_mode(header):
     assert header[-512 + 257 :][:8] == b"ustar\x0000"  # POSIX: magic and version
 
 
+@pytest.mark.parametrize("directory", DIRECTORIES[:-1], ids=lambda each: each.name[:9])
+def test_a_directory_may_be_entered_by_everybody_and_ends_in_a_slash(directory):
+    header = tar.before(directory)
+    info = last_block(header)
+    assert (info.uid, info.gid, info.uname, info.gname) == (0, 0, "", "")
+    assert (info.type, info.mode, info.size) == (tarfile.DIRTYPE, 0o755, 0)
+    assert directory.name.encode() in header
+    assert tar.after(directory) == b""
+
+
 @pytest.mark.parametrize(
     ("name", "size", "mtime", "length"),
     [
@@ -86,6 +106,8 @@ def test_everybody_gets_the_same_owner_and_mode(header):
         ("d/" * 511 + "ff", 0, 0, 2560),
         ("é", 0, 0, 1536),
         ("é" * 512, 0, 0, 2560),
+        ("a" * 99 + "/", 0, 0, 512),
+        ("a" * 100 + "/", 0, 0, 1536),
         ("a", 8 * GIB - 1, 0, 512),
         ("a", 8 * GIB, 0, 1536),
         ("a", 2**62, 0, 1536),
@@ -123,7 +145,11 @@ def test_a_header_says_name_size_and_mtime(member):
             keyword, _, value = record.partition(" ")[2][:-1].partition("=")
             field, parse = PAX_FIELDS[keyword]
             setattr(info, field, parse(value))
-    assert (info.name, info.size, info.mtime) == (member.name, member.size, member.mtime)
+    # tarfile takes the slash of a directory away, where a pax header does not say the name.
+    assert info.name.rstrip("/") == member.name.rstrip("/")
+    assert (info.size, info.mtime) == (member.size, member.mtime)
+    assert info.isdir() == member.is_directory
+    assert info.isreg() != info.isdir()
 
 
 @given(st.sampled_from(SIZES) | st.integers(0, 2**62))
@@ -131,6 +157,26 @@ def test_the_last_block_says_the_size_whatever_it_is(size):
     """busybox reads it nowhere else. tarfile checks the checksum as it reads."""
     for name in ("a", "é"):
         assert last_block(tar.before(member(name, size))).size == size
+
+
+AT_THE_EDGE = st.integers(0, 8**11 - 1) | st.sampled_from([0, 8**11 - 1])
+
+
+@given(
+    st.text(st.characters(max_codepoint=127), min_size=1, max_size=102), AT_THE_EDGE, AT_THE_EDGE
+)
+@example("a" * 100, 8**11 - 1, 8**11 - 1)
+@example("a" * 101, 1, 1)
+@example("a/" * 50, 0, 1)
+@example("é", 1, 8**11)
+def test_a_header_is_byte_for_byte_what_tarfile_makes(name, size, mtime):
+    """Also where it is not tarfile that makes it."""
+    it = member(name, size, mtime)
+    info = tarfile.TarInfo(name)
+    info.size, info.mtime = size, mtime
+    if it.is_directory:
+        info.type, info.mode = tarfile.DIRTYPE, 0o755
+    assert tar.before(it) == info.tobuf(tarfile.PAX_FORMAT)
 
 
 def test_contents_are_padded_to_a_block():
@@ -142,7 +188,7 @@ def test_contents_are_padded_to_a_block():
 
 
 def test_two_blocks_of_zeros_end_it():
-    assert tar.trailer() == bytes(1024)
+    assert tar.end(3, 4096, 0) == bytes(1024)
 
 
 def test_members_that_nearly_look_alike_are_measured_each_for_itself():
@@ -162,7 +208,16 @@ def test_members_that_nearly_look_alike_are_measured_each_for_itself():
         for group in alike:
             for each in group:
                 it = each._replace(name=each.name * length)
-                assert tar.measure(it)[0] == len(tar.before(it))
+                assert tar.measure(it, 0)[0] == len(tar.before(it))
+
+
+def test_a_header_is_not_rendered_again_to_be_measured(monkeypatch):
+    """What was measured for a member counts for others of its shape."""
+    monkeypatch.setattr(tar, "_lengths", {})
+    assert tar.measure(member("a" * 101, 7, 1), 0)[0] == 1536
+    tar._lengths.update(dict.fromkeys(tar._lengths, 2048))
+    assert tar.measure(member("b" * 101, 6, 1), 0)[0] == 2048
+    assert tar.measure(member("b" * 102, 6, 1), 0)[0] == 1536
 
 
 def test_lengths_that_are_remembered_are_bounded(monkeypatch):
@@ -173,7 +228,7 @@ def test_lengths_that_are_remembered_are_bounded(monkeypatch):
         any_ = member(
             "n" * chosen.randint(1, 1024), 1 << chosen.randint(0, 62), chosen.getrandbits(60)
         )
-        assert tar.measure(any_)[0] == len(tar.before(any_))
+        assert tar.measure(any_, 0)[0] == len(tar.before(any_))
         assert len(tar._lengths) <= 50
 
 
@@ -190,7 +245,7 @@ def sparse(tmp_path):
     with archive.open("wb") as file:
         for index, each in enumerate(outer):
             start = layout.content_start(index)
-            before = tar.measure(each)[0]
+            before = tar.measure(each, 0)[0]
             file.seek(start - before)
             file.write(assemble(layout.slice(start - before, start)))
             file.write(tar.before(inner) if each.size > 512 else b"xyz")
@@ -252,11 +307,13 @@ def test_readers_report_an_archive_that_is_cut_inside_contents(reader, tmp_path)
 def test_the_bytes_are_those_of_the_golden_files():
     assert whole_archive() == (GOLDEN / "whole.tar").read_bytes()
     assert large_headers() == (GOLDEN / "large.headers").read_bytes()
+    assert whole_archive(DIRECTORIES) == (GOLDEN / "directories.tar").read_bytes()
 
 
-def test_the_golden_archive_is_what_tarfile_writes_in_one_piece():
-    golden = (GOLDEN / "whole.tar").read_bytes()
-    assert by_tarfile(WHOLE, repeated)[: len(golden)] == golden
+def test_the_golden_archives_are_what_tarfile_writes_in_one_piece():
+    for name, those in [("whole.tar", WHOLE), ("directories.tar", DIRECTORIES)]:
+        golden = (GOLDEN / name).read_bytes()
+        assert by_tarfile(those, repeated)[: len(golden)] == golden
 
 
 def test_the_entity_tag_of_the_golden_archive():
@@ -294,3 +351,4 @@ def test_bytes_and_entity_tag_are_the_same_in_any_environment(environment):
 if __name__ == "__main__":
     (GOLDEN / "whole.tar").write_bytes(whole_archive())
     (GOLDEN / "large.headers").write_bytes(large_headers())
+    (GOLDEN / "directories.tar").write_bytes(whole_archive(DIRECTORIES))
