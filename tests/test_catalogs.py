@@ -6,8 +6,10 @@ import os
 import subprocess
 import sys
 from contextlib import asynccontextmanager, suppress
+from hashlib import sha256
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
+from zlib import crc32
 
 import pytest
 from gateway import write_catalog
@@ -17,10 +19,11 @@ from pydantic import ValidationError
 from yarl import URL
 
 from tarstream.catalogs import CATALOGS
-from tarstream.catalogs.base import Caller, CatalogError, Entry, Unknown
+from tarstream.catalogs.base import Caller, CatalogError, Entry, Unknown, inline
 from tarstream.catalogs.file import FileCatalog, FileSettings, load, parse_line
 from tarstream.catalogs.template import TemplateCatalog, TemplateSettings
 from tarstream.layout import STEP
+from tarstream.stores.validators import ENTITY_TAG
 from tarstream.watched import SETTLE
 
 CALLER = Caller("127.0.0.1", "test")
@@ -73,14 +76,14 @@ async def test_lookup_answers_each_id_in_its_place(catalog):
     assert [[tuple(each) for each in entries] for entries in backwards] == [
         [tuple(each) for each in entries] for entries in found[::-1]
     ]
-    assert len({entries[0].url for entries in found}) == len(KNOWN)
+    assert len({entries[0].source for entries in found}) == len(KNOWN)
 
 
 async def test_lookup_gives_entries_that_say_where_the_contents_are(catalog):
     for entries in await catalog.lookup(KNOWN, CALLER):
         assert entries
         assert all(isinstance(entry, Entry) for entry in entries)
-        assert all(urlsplit(entry.url).netloc == "files.example.com" for entry in entries)
+        assert all(urlsplit(entry.source).netloc == "files.example.com" for entry in entries)
         assert all(entry.name for entry in entries)
 
 
@@ -89,7 +92,7 @@ async def test_lookup_says_why_there_is_nothing_for_an_id(catalog, unknown):
     assert isinstance(nothing, Unknown)
     assert nothing.reason
     assert "\n" not in nothing.reason
-    assert [before[0].url, after[0].url] == [
+    assert [before[0].source, after[0].source] == [
         "https://files.example.com/a",
         "https://files.example.com/b",
     ]
@@ -115,7 +118,7 @@ async def test_lookup_answers_no_ids_with_nothing(catalog):
 async def test_lookup_takes_whatever_a_client_writes_for_an_id(catalog, id_):
     (found,) = await catalog.lookup([id_], CALLER)
     if not isinstance(found, Unknown):
-        assert [urlsplit(entry.url).netloc for entry in found] == ["files.example.com"]
+        assert [urlsplit(entry.source).netloc for entry in found] == ["files.example.com"]
 
 
 async def test_watching_ends_at_once_when_it_is_cancelled(catalog):
@@ -145,21 +148,47 @@ def line(**fields):
     return json.dumps({"id": "a", "url": "https://h/a"} | fields).encode()
 
 
+def here(**fields):
+    """A line of an entry that has no origin."""
+    return json.dumps({"id": "a"} | fields).encode()
+
+
+def collection(*members, **fields):
+    return json.dumps({"id": "a", "members": members} | fields).encode()
+
+
+def entry_of(data):
+    (entry,) = parse_line(data)[1]
+    return entry
+
+
 def test_a_line_may_state_all_there_is_to_know():
-    sha256 = "0123456789ABCDEF" * 4
+    digits = "0123456789ABCDEF" * 4
     stated = {"name": "dir/b.txt", "size": 7, "mtime": 1700000000, "etag": '"x,y"'}
-    id_, entry = parse_line(line(id="i", sha256=sha256, crc32="0000ABCD", **stated))
-    assert id_ == "i"
-    assert entry == Entry(
-        "https://h/a",
-        **stated,
-        digests=(("crc32", "0000abcd"), ("sha256", sha256.lower())),
+    digests = {"sha256": digits, "crc32": "0000ABCD", "md5": digits[:32]}
+    assert parse_line(line(id="i", **digests, **stated)) == (
+        "i",
+        (
+            Entry(
+                "https://h/a",
+                **stated,
+                digests=(
+                    ("crc32", "0000abcd"),
+                    ("md5", digits[:32].lower()),
+                    ("sha256", digits.lower()),
+                ),
+            ),
+        ),
     )
 
 
 def test_null_is_as_good_as_not_there():
-    nothing = dict.fromkeys(["name", "size", "mtime", "etag", "sha256", "crc32"])
-    assert parse_line(line(**nothing)) == parse_line(GOOD) == ("a", Entry("https://h/a", "a"))
+    nothing = dict.fromkeys(["name", "size", "mtime", "etag", "sha256", "crc32", "md5", "text"])
+    assert parse_line(line(**nothing)) == parse_line(GOOD) == ("a", (Entry("https://h/a", "a"),))
+    assert entry_of(here(text="x", name="a", url=None, mtime=None)) == inline(b"x", "a")
+    assert entry_of(here(name="a/", url=None, text=None)) == inline(b"", "a/")
+    member = {"url": "https://h/a"}
+    assert parse_line(collection(member, prefix=None)) == parse_line(GOOD)
 
 
 @pytest.mark.parametrize(
@@ -177,24 +206,88 @@ def test_null_is_as_good_as_not_there():
     ],
 )
 def test_a_name_that_is_not_given_is_the_last_segment_of_the_url(url, name):
-    assert parse_line(line(url=url))[1].name == name
-    assert parse_line(line(url=url, name=""))[1].name == name
-    assert parse_line(line(url=url, name="other"))[1].name == "other"
+    assert entry_of(line(url=url)).name == name
+    assert entry_of(line(url=url, name="")).name == name
+    assert entry_of(line(url=url, name="other")).name == "other"
 
 
 @pytest.mark.parametrize("number", [0, 1, 2**53, 2**62 - 1])
 def test_sizes_and_times_are_taken_as_they_are(number):
-    entry = parse_line(line(size=number, mtime=number))[1]
+    entry = entry_of(line(size=number, mtime=number))
     assert (entry.size, entry.mtime) == (number, number)
 
 
+@pytest.mark.parametrize("text", ["", "x", "Grüße\n", "\0\r\n\u2028"])
+def test_an_entry_may_be_its_text(text):
+    """Nothing of it is left to be asked for: size, time, entity-tag, digests."""
+    data = text.encode()
+    entry = entry_of(here(text=text, name="dir/README", mtime=5))
+    assert entry == inline(data, "dir/README", 5)
+    assert entry[:4] == (data, "dir/README", len(data), 5)
+    assert entry.etag == f'"{sha256(data).hexdigest()[:32]}"'
+    assert dict(entry.digests) == {
+        "crc32": f"{crc32(data):08x}",
+        "sha256": sha256(data).hexdigest(),
+    }
+    assert entry_of(here(text=text, name="a")).mtime == 0
+
+
+def test_texts_of_one_size_have_entity_tags_of_their_own():
+    assert inline(b"a", "n").etag != inline(b"b", "n").etag
+    assert ENTITY_TAG.fullmatch(inline(b"", "n").etag)
+
+
+@pytest.mark.parametrize("name", ["a/", "a/b/", "/", "../"])
+def test_an_entry_may_be_an_empty_directory(name):
+    """`names` makes something safe of it."""
+    assert entry_of(here(name=name)) == inline(b"", name)
+    assert entry_of(here(name=name, url="", mtime=7)) == inline(b"", name, 7)
+
+
+COLLECTED = [
+    {"url": "https://h/dir/a", "size": 5},
+    {"text": "hello", "name": "README"},
+    {"name": "empty/", "mtime": 3},
+    {"url": "https://h/dir/a", "name": "b/a", "etag": '"v"'},
+]
+ENTRIES = (
+    Entry("https://h/dir/a", "a", 5),
+    inline(b"hello", "README"),
+    inline(b"", "empty/", 3),
+    Entry("https://h/dir/a", "b/a", etag='"v"'),
+)
+
+
+def test_an_id_may_stand_for_several_entries_in_their_order():
+    assert parse_line(collection(*COLLECTED)) == ("a", ENTRIES)
+    assert parse_line(collection(*COLLECTED[::-1])) == ("a", ENTRIES[::-1])
+    assert parse_line(collection(COLLECTED[0], id="i")) == ("i", ENTRIES[:1])
+
+
+@pytest.mark.parametrize(
+    ("prefix", "before"),
+    [("", ""), ("/", ""), ("set", "set/"), ("set/", "set/"), ("set//", "set/"), ("a/b", "a/b/")],
+)
+def test_the_names_of_several_entries_may_have_a_common_prefix(prefix, before):
+    found = parse_line(collection(*COLLECTED, prefix=prefix))[1]
+    assert [entry.name for entry in found] == [before + entry.name for entry in ENTRIES]
+    assert [entry._replace(name="") for entry in found] == [
+        entry._replace(name="") for entry in ENTRIES
+    ]
+
+
+NOTHING = "'url' is required, or 'text', or a 'name' that ends in '/'"
+UNNAMED = "'text' must have a 'name', one that does not end in '/'"
+BOTH = "'url' excludes 'text', and a 'name' that ends in '/'"
+BAD_MEMBERS = "'members' must be a list of objects, and not empty"
+
 BAD = {
-    "empty object": (b"{}", "'id' and 'url' are required"),
-    "no id": (b'{"url": "https://h/a"}', "'id' and 'url' are required"),
-    "empty id": (line(id=""), "'id' and 'url' are required"),
-    "null id": (line(id=None), "'id' and 'url' are required"),
-    "no url": (b'{"id": "a"}', "'id' and 'url' are required"),
-    "empty url": (line(url=""), "'id' and 'url' are required"),
+    "empty object": (b"{}", "'id' is required"),
+    "no id": (b'{"url": "https://h/a"}', "'id' is required"),
+    "empty id": (line(id=""), "'id' is required"),
+    "null id": (line(id=None), "'id' is required"),
+    "no url": (b'{"id": "a"}', NOTHING),
+    "empty url": (line(url=""), NOTHING),
     "not JSON": (b"a,https://h/a", "not JSON at character 1: Expecting value"),
     "half a line": (GOOD[:20], "not JSON at character"),
     "two objects": (GOOD + GOOD, f"not JSON at character {len(GOOD) + 1}: Extra data"),
@@ -208,11 +301,15 @@ BAD = {
     "number": (b"1", "not a JSON object"),
     "null": (b"null", "not a JSON object"),
     "NaN alone": (b"NaN", "not a JSON object"),
-    "unknown key": (line(sise=1), "unknown key 'sise'; known are crc32, etag, id, mtime, name"),
+    "unknown key": (
+        line(sise=1),
+        "unknown key 'sise'; known are crc32, etag, id, md5, members, mtime, name, sha256",
+    ),
     "number for id": (line(id=1), "'id' must be a string"),
     "list for url": (line(url=["https://h/a"]), "'url' must be a string"),
     "object for name": (line(name={}), "'name' must be a string"),
     "number for etag": (line(etag=1), "'etag' must be a string"),
+    "number for text": (here(text=1, name="a"), "'text' must be a string"),
     "number for crc32": (line(crc32=1), "'crc32' must be a string"),
     "relative url": (line(url="/a"), "'url' must be an absolute URL without blanks"),
     "no scheme": (line(url="h/a"), "'url' must be an absolute URL without blanks"),
@@ -243,6 +340,8 @@ BAD = {
     "etag of a wrong kind": (line(etag='w/"a"'), "'etag' must be as the origin sends it"),
     "short crc32": (line(crc32="abc"), "'crc32' must be 8 hex digits"),
     "crc32 that is none": (line(crc32="abcdefgh"), "'crc32' must be 8 hex digits"),
+    "short md5": (line(md5="0" * 31), "'md5' must be 32 hex digits"),
+    "long md5": (line(md5="0" * 33), "'md5' must be 32 hex digits"),
     "short sha256": (line(sha256="0" * 63), "'sha256' must be 64 hex digits"),
     "sha256 in base64": (line(sha256="A" * 43 + "="), "'sha256' must be 64 hex digits"),
     "lone surrogate in id": (line(id="a\ud800"), "'id' holds half of a surrogate pair"),
@@ -255,6 +354,55 @@ BAD = {
     "deep nesting": (b"[" * 100_000, "nested too deeply"),
     "deep objects": (b'{"id":' * 100_000, "nested too deeply"),
     "byte order mark": (b"\xef\xbb\xbf" + GOOD, "not JSON at character 1: Unexpected UTF-8 BOM"),
+    "text and url": (line(text="x"), BOTH),
+    "empty text and url": (line(text=""), BOTH),
+    "url of a directory": (line(name="a/"), BOTH),
+    "text without name": (here(text="x"), UNNAMED),
+    "text with an empty name": (here(text="x", name=""), UNNAMED),
+    "text of a directory": (here(text="x", name="a/"), UNNAMED),
+    "empty text of a directory": (here(text="", name="a/"), UNNAMED),
+    "neither text nor directory": (here(name="a"), NOTHING),
+    "size beside text": (
+        here(text="x", name="a", size=1),
+        "unknown key 'size' beside 'text'; known are id, mtime, name, text, url",
+    ),
+    "digest beside text": (here(text="x", name="a", md5="0" * 32), "unknown key 'md5' beside"),
+    "etag of a directory": (
+        here(name="a/", etag='"v"'),
+        "unknown key 'etag' of a directory; known are id, mtime, name, text, url",
+    ),
+    "negative mtime of text": (here(text="x", name="a", mtime=-1), "'mtime' must be a whole"),
+    "lone surrogate in text": (here(text="\ud800", name="a"), "'text' holds half of a surrogate"),
+    "no members": (collection(), BAD_MEMBERS),
+    "null for members": (here(members=None), BAD_MEMBERS),
+    "object for members": (here(members={"url": "https://h/a"}), BAD_MEMBERS),
+    "string for members": (here(members="https://h/a"), BAD_MEMBERS),
+    "id of members is empty": (collection(COLLECTED[0], id=""), "'id' is required"),
+    "members and url": (
+        collection(COLLECTED[0], url="https://h/a"),
+        "unknown key 'url'; known are id, members, prefix",
+    ),
+    "members and name": (collection(COLLECTED[0], name="a"), "unknown key 'name'; known are id,"),
+    "number for prefix": (collection(COLLECTED[0], prefix=1), "'prefix' must be a string"),
+    "lone surrogate in prefix": (collection(COLLECTED[0], prefix="\ud800"), "'prefix' holds half"),
+    "prefix of one": (line(prefix="a"), "'prefix' is for a line with 'members'"),
+    "string among members": (collection("https://h/a"), "member 1: not a JSON object"),
+    "null among members": (collection(COLLECTED[0], None), "member 2: not a JSON object"),
+    "members among members": (
+        collection(COLLECTED[0], {"members": COLLECTED}),
+        "member 2: unknown key 'members'; known are crc32, etag, md5, mtime, name, sha256, size,",
+    ),
+    "id among members": (collection({"id": "a", **COLLECTED[0]}), "member 1: unknown key 'id'"),
+    "a bad one among members": (
+        collection(*COLLECTED, {"url": "/a"}, {"url": ""}),
+        "member 5: 'url' must be an absolute URL without blanks",
+    ),
+    "an empty one among members": (collection({}), f"member 1: {NOTHING}"),
+    "no host to read among members": (collection({"url": "https://[::1/a"}), "member 1: Invalid"),
+    "the same id again, for several": (
+        collection(*COLLECTED, id="first"),
+        "id 'first' stands here a second time",
+    ),
     "the same id again": (line(id="first"), "id 'first' stands here a second time"),
 }
 
@@ -298,6 +446,22 @@ def test_a_path_that_no_file_can_have_is_an_error_like_others():
         FileCatalog(FileSettings(kind="file", path=Path("a\0b")))
 
 
+def test_a_file_without_a_name_does_not_take_that_of_the_prefix():
+    found = parse_line(collection({"url": "https://h/"}, COLLECTED[1], prefix="set"))[1]
+    assert [entry.name for entry in found] == ["set/unnamed", "set/README"]
+    assert entry_of(collection({"url": "https://h/"})).name == ""
+
+
+def test_all_of_a_collection_is_read_again_with_its_file(tmp_path):
+    path = tmp_path / "catalog.jsonl"
+    path.write_bytes(b"\n".join([GOOD, collection(*COLLECTED, id="b"), here(id="c", name="d/")]))
+    assert load(path) == {
+        "a": (Entry("https://h/a", "a"),),
+        "b": ENTRIES,
+        "c": (inline(b"", "d/"),),
+    }
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
@@ -306,8 +470,14 @@ VALUES = st.sampled_from([value for value, _ in BAD.values()]) | JSON.map(
     lambda value: json.dumps(value).encode()
 )
 FIELDS = st.fixed_dictionaries(
-    {"id": JSON, "url": JSON | TEXT.map("https://h/{}".format)},
-    optional=dict.fromkeys(["name", "size", "mtime", "etag", "sha256", "crc32"], JSON),
+    {"id": JSON},
+    optional=dict.fromkeys(["name", "size", "mtime", "etag", "sha256", "crc32", "md5"], JSON)
+    | {
+        "url": JSON | TEXT.map("https://h/{}".format),
+        "text": JSON | TEXT,
+        "members": st.lists(JSON | st.sampled_from(COLLECTED)),
+        "prefix": JSON | TEXT,
+    },
 ).map(lambda value: json.dumps(value).encode())
 
 
@@ -315,15 +485,19 @@ FIELDS = st.fixed_dictionaries(
 @example(b'{"id": "a", "url": "https://[/a"}')
 @example('{"id": "a", "url": "https://a\N{FULLWIDTH SOLIDUS}b/c"}'.encode())
 @example(b'{"id": "a", "url": "https://h/%FF%00%2F.."}')
-def test_any_line_is_an_entry_or_a_value_error(data):
+@example(b'{"id": "a", "members": [{"url": "https://[/a"}]}')
+def test_any_line_is_entries_or_a_value_error(data):
     with suppress(ValueError):
-        id_, entry = parse_line(data)
+        id_, entries = parse_line(data)
         assert id_
-        assert entry.url
-        assert entry.size is None or 0 <= entry.size < 2**62
-        assert entry.mtime is None or 0 <= entry.mtime < 2**62
-        texts = (id_, entry.url, entry.name, entry.etag or "")
-        assert "".join(texts).encode(errors="replace").decode() == "".join(texts)
+        assert entries
+        for entry in entries:
+            assert isinstance(entry.source, bytes) or entry.source
+            assert entry.size is None or 0 <= entry.size < 2**62
+            assert entry.mtime is None or 0 <= entry.mtime < 2**62
+            url = entry.source if isinstance(entry.source, str) else ""
+            text = "".join((id_, url, entry.name, entry.etag or ""))
+            assert text.encode(errors="replace").decode() == text
 
 
 def test_100_000_entries_take_far_less_than_200_mib(tmp_path):
@@ -640,7 +814,7 @@ async def test_ids_with_an_empty_or_dotted_segment_are_unknown(id_):
     ],
 )
 async def test_an_id_is_encoded_segment_by_segment_with_its_slashes_kept(id_, path):
-    assert (await filled_in("https://h/{id}", id_)).url == "https://h" + path
+    assert (await filled_in("https://h/{id}", id_)).source == "https://h" + path
 
 
 @given(TEXT)
@@ -652,7 +826,7 @@ async def test_whatever_the_id_the_url_stays_below_the_template(id_):
     dotted = {"", ".", ".."}.intersection(id_.split("/"))
     assert isinstance(found, Unknown) == bool(dotted)
     if not dotted:
-        parts = urlsplit(found.url)
+        parts = urlsplit(found.source)
         assert (parts.scheme, parts.netloc, parts.query, parts.fragment) == (
             "https",
             "h:8443",
@@ -661,14 +835,14 @@ async def test_whatever_the_id_the_url_stays_below_the_template(id_):
         )
         assert unquote(parts.path) == f"/base/{id_}.bin"
         assert parts.path.count("/") == 2 + id_.count("/")
-        assert found.url.isascii()
+        assert found.source.isascii()
         # A client that resolves dot segments makes no other path of it.
-        assert unquote(URL(found.url).raw_path) == unquote(parts.path)
+        assert unquote(URL(found.source).raw_path) == unquote(parts.path)
 
 
 async def test_an_id_may_stand_in_the_query_and_more_than_once():
     entry = await filled_in("https://h/{id}/get?f={id}&x=1", "a/b&c")
-    assert entry.url == "https://h/a/b%26c/get?f=a/b%26c&x=1"
+    assert entry.source == "https://h/a/b%26c/get?f=a/b%26c&x=1"
 
 
 async def test_the_name_is_the_id_unless_the_template_says_more():
@@ -736,6 +910,12 @@ def test_templates_that_are_taken(url):
 def test_an_id_never_names_scheme_host_or_port(url):
     with pytest.raises(ValidationError, match="must look like 'https://files"):
         template(url)
+
+
+@pytest.mark.parametrize("name", ["{id}/", "set/{id}//"])
+def test_a_template_names_files(name):
+    with pytest.raises(ValidationError, match="must not end in '/': members are files"):
+        template("https://h/{id}", name=name)
 
 
 def test_url_and_name_must_contain_the_id():

@@ -4,6 +4,7 @@ import asyncio
 import socket
 from contextlib import AsyncExitStack, asynccontextmanager
 from urllib.parse import urlsplit
+from weakref import WeakSet
 
 import faults
 import pytest
@@ -502,7 +503,7 @@ async def test_a_host_is_judged_by_the_address_it_has_when_it_is_connected_to(or
     stores, sessions = {}, []
     async with AsyncExitStack() as stack:
         for wildcard in (False, True):
-            factory = socket_factory(policy, only_global=wildcard)
+            factory = socket_factory(policy, WeakSet(), only_global=wildcard)
             http = await stack.enter_async_context(session(5, 5, factory))
             sessions.append(http)
             stores["http", wildcard] = HttpStore(http)
@@ -548,7 +549,7 @@ async def test_a_host_is_judged_by_the_address_it_has_when_it_is_connected_to(or
 )
 def test_a_socket_is_made_for_an_allowed_address_only(family, address, least, only_global):
     policy = Policy(["http://169.254.169.254", "https://*.example.org", "http://named.example"])
-    make = socket_factory(policy, only_global=only_global)
+    make = socket_factory(policy, WeakSet(), only_global=only_global)
     info = (family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", address)
     if least == "wildcard" or (least in {"name", "literal"} and not only_global):
         with make(info) as made:

@@ -17,6 +17,7 @@ from tarstream.stores.limit import AHEAD_COST, Limited, Slots
 
 SOURCE = "http://origin.example/object"
 OTHER = "http://other.example/object"
+ARCHIVE = "an archive"
 
 
 class Holder:
@@ -71,7 +72,7 @@ async def test_who_comes_later_does_not_pass_those_who_wait():
     await first.left()
     # Whoever comes in this moment, with the connection on its way to the second.
     third = Holder(slots)
-    assert slots.take_ahead(SOURCE, 1) is None
+    assert slots.take_ahead(SOURCE, 1, ARCHIVE) is None
     assert await second.settled()
     assert not await third.settled()
     await second.left()
@@ -80,11 +81,9 @@ async def test_who_comes_later_does_not_pass_those_who_wait():
 
 async def test_origins_do_not_wait_for_each_other():
     slots = Slots(1, 0)
-    assert await Holder(slots).settled()
-    assert not await Holder(slots).settled()
-    assert await Holder(slots, OTHER).settled()
-    assert await Holder(slots, "https://origin.example/object").settled()
-    assert await Holder(slots, "http://origin.example:8080/object").settled()
+    elsewhere = [OTHER, "https://origin.example/object", "http://origin.example:8080/object"]
+    holders = [Holder(slots, source) for source in (SOURCE, SOURCE, *elsewhere)]
+    assert [await holder.settled() for holder in holders] == [True, False, True, True, True]
 
 
 async def test_a_waiter_that_leaves_costs_nobody_a_connection():
@@ -101,10 +100,10 @@ async def test_a_waiter_that_leaves_costs_nobody_a_connection():
 
 async def test_a_waiter_that_leaves_as_its_turn_comes_hands_it_on():
     slots = Slots(2, 1 << 20)
-    cost = slots.take_ahead(SOURCE, 1)
+    ahead = slots.take_ahead(SOURCE, 1, ARCHIVE)
     holders = [Holder(slots) for _ in range(3)]
     assert [await holder.settled() for holder in holders] == [True, False, False]
-    slots.give_ahead(SOURCE, cost)
+    slots.give_ahead(ahead)
     # It was handed over and not yet taken.
     await holders[1].cancelled()
     assert not holders[1].entered.is_set()
@@ -125,15 +124,15 @@ async def test_who_fails_gives_back():
 )
 async def test_every_fourth_connection_is_kept_from_what_is_opened_ahead(connections, ahead):
     slots = Slots(connections, 1 << 40)
-    costs = [slots.take_ahead(SOURCE, 1) for _ in range(connections + 1)]
-    assert [cost is not None for cost in costs] == [True] * ahead + [False] * (
+    taken = [slots.take_ahead(SOURCE, 1, archive) for archive in range(connections + 1)]
+    assert [ahead is not None for ahead in taken] == [True] * ahead + [False] * (
         connections + 1 - ahead
     )
     # Planning goes on.
     holders = [Holder(slots) for _ in range(connections - ahead)]
     assert all([await holder.settled() for holder in holders])
     assert not await Holder(slots).settled()
-    assert slots.take_ahead(OTHER, 1) is not None or connections == 1
+    assert slots.take_ahead(OTHER, 1, ARCHIVE) is not None or connections == 1
 
 
 async def test_what_is_opened_ahead_never_waits_and_never_takes_the_place_of_a_waiter():
@@ -141,35 +140,35 @@ async def test_what_is_opened_ahead_never_waits_and_never_takes_the_place_of_a_w
     holders = [Holder(slots) for _ in range(3)]
     for holder in holders:
         await holder.settled()
-    assert slots.take_ahead(SOURCE, 1) is None
+    assert slots.take_ahead(SOURCE, 1, ARCHIVE) is None
     await holders[0].left()
-    assert slots.take_ahead(SOURCE, 1) is None
+    assert slots.take_ahead(SOURCE, 1, ARCHIVE) is None
     assert await holders[2].settled()
     for holder in holders[1:]:
         await holder.left()
-    assert slots.take_ahead(SOURCE, 1) is not None
+    assert slots.take_ahead(SOURCE, 1, ARCHIVE) is not None
 
 
 async def test_a_connection_that_was_ahead_is_handed_to_a_waiter():
     slots = Slots(2, 1 << 20)
-    cost = slots.take_ahead(SOURCE, 1)
+    ahead = slots.take_ahead(SOURCE, 1, ARCHIVE)
     holders = [Holder(slots) for _ in range(2)]
     assert await holders[0].settled()
     assert not await holders[1].settled()
-    slots.give_ahead(SOURCE, cost)
+    slots.give_ahead(ahead)
     assert await holders[1].settled()
 
 
 async def test_bytes_ahead_are_bounded_for_the_whole_process():
     slots = Slots(100, 3 * AHEAD_COST)
-    costs = [slots.take_ahead(source, 1 << 40) for source in (SOURCE, OTHER, SOURCE)]
-    assert costs == [AHEAD_COST] * 3
-    assert slots.take_ahead(OTHER, 1) is None
-    slots.give_ahead(SOURCE, costs[0])
+    ahead = [slots.take_ahead(source, 1 << 40, ARCHIVE) for source in (SOURCE, OTHER, SOURCE)]
+    assert [each.cost for each in ahead] == [AHEAD_COST] * 3
+    assert slots.take_ahead(OTHER, 1, ARCHIVE) is None
+    slots.give_ahead(ahead[0])
     # A small member costs no more than it has.
-    assert slots.take_ahead(OTHER, AHEAD_COST - 1) == AHEAD_COST - 1
-    assert slots.take_ahead(OTHER, 2) is None
-    assert slots.take_ahead(OTHER, 1) == 1
+    assert slots.take_ahead(OTHER, AHEAD_COST - 1, ARCHIVE).cost == AHEAD_COST - 1
+    assert slots.take_ahead(OTHER, 2, ARCHIVE) is None
+    assert slots.take_ahead(OTHER, 1, ARCHIVE).cost == 1
 
 
 async def test_nothing_is_kept_of_origins_that_are_idle():
@@ -177,15 +176,51 @@ async def test_nothing_is_kept_of_origins_that_are_idle():
     before = {name: str(value) for name, value in vars(slots).items()}
     for number in range(50):
         source = f"http://{number}.example/object"
-        cost = slots.take_ahead(source, 5)
+        ahead = slots.take_ahead(source, 5, ARCHIVE)
         holders = [Holder(slots, source) for _ in range(5)]
         await holders[0].settled()
         await holders[1].cancelled()
         await holders[4].cancelled()
-        slots.give_ahead(source, cost)
+        slots.give_ahead(ahead)
         for holder in (holders[0], holders[2], holders[3]):
             await holder.left()
     assert {name: str(value) for name, value in vars(slots).items()} == before
+
+
+def test_an_archive_that_came_first_leaves_others_their_share():
+    """As if there were one more; and gets down to it as others come."""
+    slots = Slots(16, 1 << 40)  # 12 of them for members opened ahead
+
+    def take(archive, wanted=20):
+        taken = (slots.take_ahead(SOURCE, 1, archive) for _ in range(wanted))
+        return [ahead for ahead in taken if ahead is not None]
+
+    first = take("first")
+    assert len(first) == 6
+    second = take("second")
+    assert len(second) == 4
+    assert len(take("third")) == 2
+    # The first goes on, and still has more than its share; then no more.
+    for ahead in first[:4]:
+        slots.give_ahead(ahead)
+    assert take("first", 2) != []
+    assert len(take("third")) == 1
+    for ahead in second:
+        slots.give_ahead(ahead)
+    assert len(take("first")) == 1
+
+
+def test_shares_are_those_of_one_origin():
+    slots = Slots(16, 1 << 40)
+    for archive in range(12):
+        assert slots.take_ahead(SOURCE, 1, archive)
+    assert slots.take_ahead(SOURCE, 1, 12) is None
+    assert [slots.take_ahead(OTHER, 1, 0) is not None for _ in range(7)] == [True] * 6 + [False]
+
+
+@pytest.mark.parametrize(("connections", "number"), [(1, 1), (2, 1), (3, 1), (4, 2), (100, 50)])
+def test_an_archive_asks_with_no_more_than_half_of_the_connections(connections, number):
+    assert Slots(connections, 0).at_once == number
 
 
 class SlotsMachine(RuleBasedStateMachine):
@@ -231,16 +266,17 @@ class SlotsMachine(RuleBasedStateMachine):
 
     @rule(size=sampled_from([1, 4, 100]))
     def take(self, size):
-        cost = self.slots.take_ahead(SOURCE, size)
+        ahead = self.slots.take_ahead(SOURCE, size, object())
         free = self.LIMIT - 1 - len(self.ahead) - self.entered
-        assert (cost is not None) == (free > 0 and min(size, 100) <= 10 - sum(self.ahead))
-        if cost is not None:
-            self.ahead.append(cost)
+        room = 10 - sum(each.cost for each in self.ahead)
+        assert (ahead is not None) == (free > 0 and size <= room)
+        if ahead is not None:
+            self.ahead.append(ahead)
 
     @precondition(lambda self: self.ahead)
     @rule()
     def give(self):
-        self.run(lambda: self.slots.give_ahead(SOURCE, self.ahead.pop()))
+        self.run(lambda: self.slots.give_ahead(self.ahead.pop()))
 
     @property
     def entered(self):
@@ -256,8 +292,8 @@ class SlotsMachine(RuleBasedStateMachine):
     def teardown(self):
         for holder in self.holders:
             self.run(holder.cancelled)
-        for cost in self.ahead:
-            self.slots.give_ahead(SOURCE, cost)
+        for ahead in self.ahead:
+            self.slots.give_ahead(ahead)
         assert vars(self.slots) == vars(Slots(self.LIMIT, 10))
         self.runner.close()
 

@@ -23,6 +23,7 @@ from tarstream.errors import (
     OriginError,
     OriginTimeout,
 )
+from tarstream.observer import Observer
 from tarstream.stores.base import ObjectMeta, Redirected
 from tarstream.stores.http import HttpStore, _HttpBody, session
 
@@ -50,7 +51,7 @@ def store(http):
 
 @pytest.fixture
 async def impatient():
-    async with session(5, 0.2, any_address) as http:
+    async with session(5, 0.5, any_address) as http:
         yield HttpStore(http)
 
 
@@ -622,7 +623,7 @@ async def test_a_slow_sink_is_not_taken_for_a_silent_origin(origin, impatient):
         task = asyncio.create_task(body.copy_to(sink))
         await until(lambda: sink.chunks)
         loop = asyncio.get_running_loop()
-        enough = loop.time() + 3 * 0.2
+        enough = loop.time() + 3 * 0.5
         await until(lambda: loop.time() > enough)
         sink.gate.set()
         await task
@@ -719,4 +720,4 @@ async def test_a_connection_that_is_lost_before_its_body_is_told_is_broken():
     content = aiohttp.StreamReader(lost, 2**16, loop=loop)
     answer = SimpleNamespace(content=content, headers={"Content-Length": "10"})
     with pytest.raises(OriginBroken):
-        await _HttpBody(answer, 0, 10, ends=True).copy_to(Sink())
+        await _HttpBody(answer, 0, 10, Observer(), ends=True).copy_to(Sink())

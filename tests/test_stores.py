@@ -13,7 +13,7 @@ import pytest
 from made import Made
 from origin import Object, Origin
 
-from tarstream.errors import ObjectChanged, ObjectMissing
+from tarstream.errors import ObjectChanged, ObjectMissing, OriginBroken
 from tarstream.stores import STORES, Upstream, open_stores
 from tarstream.stores.base import ObjectMeta, Store
 from tarstream.stores.file import FileStore
@@ -45,6 +45,9 @@ class Sink:
     def data(self) -> bytes:
         return b"".join(self.chunks)
 
+    def splice(self) -> None:
+        """Everything is looked at here."""
+
     async def write(self, chunk: bytes) -> None:
         self.chunks.append(chunk)
         self.position += len(chunk)
@@ -53,7 +56,7 @@ class Sink:
     async def flush(self) -> None:
         self.flushes.append(self.position)
 
-    def repaired(self, cause: Exception) -> None:
+    def repaired(self, cause: OriginBroken) -> None:
         self.repairs.append(cause)
 
 

@@ -1,6 +1,7 @@
 """Validators as origins give them, and what contradicts them (RFC 9110 8.8)."""
 
 from datetime import UTC, datetime
+from email.utils import format_datetime, parsedate_to_datetime
 
 import pytest
 from hypothesis import example, given
@@ -69,6 +70,16 @@ def test_the_best_validator_of_an_answer(etag, modified, date, validator):
     assert validator_of(headers) == validator
 
 
+def test_any_mapping_holds_fields():
+    """One that does not fold case too: fields are asked for as RFC 9110 writes them."""
+    assert validator_of({"ETag": '"a"'}) == '"a"'
+    assert validator_of({"Last-Modified": OLD, "Date": NOW}) == OLD
+    assert contradicts('"a"', {"ETag": '"b"'})
+    assert not contradicts('"a"', {"ETag": '"a"'})
+    assert contradicts(OLD, {"Last-Modified": NOW})
+    assert not contradicts(OLD, {"Last-Modified": OLD})
+
+
 A, OTHER_DATE = '"a"', "Sun, 09 Sep 2001 01:46:41 GMT"
 
 
@@ -121,8 +132,22 @@ def test_entity_tags_are_told_from_dates():
     assert not is_entity_tag(None)
 
 
+@given(st.datetimes(datetime(1000, 1, 1), timezones=st.just(UTC)))  # noqa: DTZ001 - bounds have none
+def test_the_fixed_form_of_a_date_is_read_as_the_standard_library_does(moment):
+    text = format_datetime(moment, usegmt=True)
+    assert http_date(text) == parsedate_to_datetime(text) == moment.replace(microsecond=0)
+
+
+@pytest.mark.parametrize("text", [OLD.replace("09 Sep", "31 Sep"), OLD.replace("Sep", "Xyz")])
+def test_a_date_that_no_calendar_has_is_none(text):
+    assert http_date(text) is None
+
+
 def test_an_http_date_is_a_time():
     for text in (OLD, "Sunday, 09-Sep-01 01:46:40 GMT", "Sun Sep  9 01:46:40 2001"):
+        assert http_date(text) == datetime(2001, 9, 9, 1, 46, 40, tzinfo=UTC)
+    # A zone that RFC 9110 has no longer, and none at all.
+    for text in ("Sun, 09 Sep 2001 03:46:40 +0200", "Sun, 09 Sep 2001 01:46:40 -0000"):
         assert http_date(text) == datetime(2001, 9, 9, 1, 46, 40, tzinfo=UTC)
     assert http_date(None) is None
     assert http_date("") is None
@@ -149,3 +174,11 @@ def test_whatever_headers_hold_a_validator_can_be_written_down_and_sent_back(eta
     assert validator.encode()
     assert not contradicts(validator, headers)
     assert bool(conditions(validator)) == is_strong(validator)
+
+
+def test_an_entity_tag_that_is_too_long_to_be_remembered_counts_as_none():
+    longest = f'"{"x" * 510}"'
+    assert validator_of(CIMultiDict({"ETag": longest})) == longest
+    assert validator_of(CIMultiDict({"ETag": f'"x{longest[1:]}'})) is None
+    modified = {"Last-Modified": OLD, "Date": "Sun, 09 Sep 2001 02:46:40 GMT"}
+    assert validator_of(CIMultiDict({"ETag": f'"x{longest[1:]}', **modified})) == OLD

@@ -1,5 +1,8 @@
 """A catalog that is a file of JSON Lines: `{"id", "url"[, "name", "size", "mtime", …]}`.
 
+Instead of a URL an entry may have `text`, or a name that ends in a slash: an empty directory. A
+line may have several of them: `{"id", "members": [{"url", …}, …][, "prefix"]}`.
+
 A changed file is read beside the running service; one bad line rejects the whole new version.
 """
 
@@ -8,13 +11,16 @@ import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
 from pydantic import BaseModel, ConfigDict
 
-from tarstream.catalogs.base import Caller, CatalogError, Entry, Found, Unknown
+from tarstream.catalogs.base import Caller, CatalogError, Entry, Found, Unknown, inline
+from tarstream.digests import ALGORITHMS, hex_of, of
+from tarstream.names import UNNAMED
 from tarstream.stores.validators import ENTITY_TAG
 from tarstream.watched import WatchedFile
 
@@ -22,8 +28,10 @@ logger = logging.getLogger(__name__)
 
 _MAX_NUMBER = 2**62  # offsets are 64-bit; whole archives are held to max_bytes
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://[^\x00-\x20\x7f]+", re.IGNORECASE)
-_DIGESTS = {"crc32": re.compile(r"[0-9a-fA-F]{8}"), "sha256": re.compile(r"[0-9a-fA-F]{64}")}
-_KEYS = {"id", "url", "name", "size", "mtime", "etag", *_DIGESTS}
+_DIGESTS = {algorithm: hex_of(algorithm) for algorithm in ALGORITHMS}
+_HERE = {"name", "mtime"}  # of what has no origin
+_KEYS = {"url", "text", "size", "etag", *_HERE, *_DIGESTS}
+_COLLECTION = {"id", "members", "prefix"}
 
 
 class FileSettings(BaseModel):
@@ -46,9 +54,7 @@ class FileCatalog:
     async def lookup(self, ids: Sequence[str], caller: Caller) -> Sequence[Found]:
         """Look ids up in the version in force."""
         entries = self._entries
-        return [
-            Unknown("unknown") if entry is None else (entry,) for entry in map(entries.get, ids)
-        ]
+        return [found or Unknown("unknown") for found in map(entries.get, ids)]
 
     async def watch(self) -> None:
         """Take over new versions of the file, once they were written."""
@@ -62,19 +68,19 @@ class FileCatalog:
                 logger.info("catalog loaded: %d entries", len(self._entries))
 
 
-def load(path: Path) -> Mapping[str, Entry]:
-    """Read all entries; raises CatalogError that names the line."""
-    entries: dict[str, Entry] = {}
+def load(path: Path) -> Mapping[str, Sequence[Entry]]:
+    """Read all entries of all ids; raises CatalogError that names the line."""
+    entries: dict[str, Sequence[Entry]] = {}
     number = 0
     try:
         with path.open("rb") as lines:
             for number, line in enumerate(lines, 1):  # noqa: B007 - errors name it
                 if not line.strip():
                     continue
-                id_, entry = parse_line(line)
+                id_, found = parse_line(line)
                 if id_ in entries:
                     raise ValueError(f"id {id_!r} stands here a second time")
-                entries[id_] = entry
+                entries[id_] = found
     except OSError as error:
         raise CatalogError(f"{path}: {(error.strerror or 'cannot be read').lower()}") from error
     except ValueError as error:
@@ -82,30 +88,76 @@ def load(path: Path) -> Mapping[str, Entry]:
     return entries
 
 
-def parse_line(line: bytes) -> tuple[str, Entry]:
-    """One line as id and entry; raises ValueError that says what is wrong with it."""
-    fields = _parse(line)
-    if not isinstance(fields, dict):
-        raise ValueError("not a JSON object")
-    if unknown := fields.keys() - _KEYS:
-        raise ValueError(f"unknown key {min(unknown)!r}; known are {', '.join(sorted(_KEYS))}")
-    id_, url = _text(fields, "id"), _text(fields, "url")
-    if not id_ or not url:
-        raise ValueError("'id' and 'url' are required")
+def parse_line(line: bytes) -> tuple[str, Sequence[Entry]]:
+    """One line as id and entries; raises ValueError that says what is wrong with it."""
+    fields = _object(_parse(line))
+    id_ = _text(fields, "id")
+    if not id_:
+        raise ValueError("'id' is required")
+    if "members" in fields:
+        return id_, _collection(fields)
+    if "prefix" in fields:
+        raise ValueError("'prefix' is for a line with 'members'")
+    _only(fields, _KEYS | {"id", "members"})
+    return id_, (_entry(fields),)
+
+
+def _collection(fields: Mapping[str, Any]) -> Sequence[Entry]:
+    """The entries of an id that stands for several files, their names below its prefix."""
+    _only(fields, _COLLECTION)
+    members, prefix = fields["members"], (_text(fields, "prefix") or "").rstrip("/")
+    if not isinstance(members, list) or not members:
+        raise ValueError("'members' must be a list of objects, and not empty")
+    entries = []
+    for number, member in enumerate(members, 1):
+        try:
+            _only(_object(member), _KEYS)
+            entry = _entry(member)
+        except ValueError as error:
+            raise ValueError(f"member {number}: {error}") from None
+        below = f"{prefix}/{entry.name or UNNAMED}"
+        entries.append(entry._replace(name=below) if prefix else entry)
+    return tuple(entries)
+
+
+def _entry(fields: Mapping[str, Any]) -> Entry:
+    url, text, name = (_text(fields, key) for key in ("url", "text", "name"))
+    directory = name is not None and name.endswith("/")
+    if not url:
+        if text is None and not directory:
+            raise ValueError("'url' is required, or 'text', or a 'name' that ends in '/'")
+        if not name or (text is not None and directory):
+            raise ValueError("'text' must have a 'name', one that does not end in '/'")
+        what = " of a directory" if text is None else " beside 'text'"
+        _only(fields, _HERE | {"id", "url", "text"}, what)
+        return inline((text or "").encode(), name, _number(fields, "mtime") or 0)
+    if text is not None or directory:
+        raise ValueError("'url' excludes 'text', and a 'name' that ends in '/'")
     if not _URL.fullmatch(url):
         raise ValueError("'url' must be an absolute URL without blanks")
     etag = _text(fields, "etag")
     if etag is not None and not ENTITY_TAG.fullmatch(etag):
         raise ValueError("'etag' must be as the origin sends it, quotes included: '\"abc\"'")
-    entry = Entry(
+    return Entry(
         url,
-        _text(fields, "name") or last_segment(url),
+        name or last_segment(url),
         _number(fields, "size"),
         _number(fields, "mtime"),
         etag,
         _digests(fields),
     )
-    return id_, entry
+
+
+def _object(value: object) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError("not a JSON object")
+    return value
+
+
+def _only(fields: Mapping[str, Any], known: AbstractSet[str], what: str = "") -> None:
+    if unknown := fields.keys() - known:
+        known_ = ", ".join(sorted(known))
+        raise ValueError(f"unknown key {min(unknown)!r}{what}; known are {known_}")
 
 
 def last_segment(url: str) -> str:
@@ -161,6 +213,6 @@ def _digests(fields: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
         if value is None:
             continue
         if not pattern.fullmatch(value):
-            raise ValueError(f"{key!r} must be {8 if key == 'crc32' else 64} hex digits")
+            raise ValueError(f"{key!r} must be {len(of(b'', key))} hex digits")
         found.append((key, value.lower()))
     return tuple(found)

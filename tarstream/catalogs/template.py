@@ -27,6 +27,13 @@ class TemplateSettings(BaseModel):
             raise ValueError("must contain {id}")
         return value
 
+    @field_validator("name")
+    @classmethod
+    def _names_a_file(cls, value: str) -> str:
+        if value.endswith("/"):
+            raise ValueError("must not end in '/': members are files")
+        return value
+
     @field_validator("url")
     @classmethod
     def _id_is_not_the_host(cls, value: str) -> str:

@@ -2,9 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from socket import socket
+from weakref import WeakSet
 
+from tarstream.observer import Observer
 from tarstream.stores.base import Store
+from tarstream.stores.credentials import Credentials
 from tarstream.stores.file import FileStore
 from tarstream.stores.guard import Guarded, Policy, socket_factory
 from tarstream.stores.http import HttpStore, session
@@ -23,15 +27,19 @@ class Upstream:
     patience: float
     attempts: int
     min_rate: float = 0
+    credentials: Credentials = field(default_factory=Credentials)
+    observer: Observer = field(default_factory=Observer)
+    sockets: WeakSet[socket] = field(default_factory=WeakSet)
+    """Those to origins, of which some may be closed."""
 
 
 def _http(upstream: Upstream, stack: AsyncExitStack, *, wildcard: bool) -> Store:
-    factory = socket_factory(upstream.policy, only_global=wildcard)
+    factory = socket_factory(upstream.policy, upstream.sockets, only_global=wildcard)
     # A single wait must not outlast the patience for all of them.
     read_timeout = min(upstream.read_timeout, upstream.patience)
     http = session(upstream.connect_timeout, read_timeout, factory)
     stack.push_async_callback(http.close)
-    return HttpStore(http)
+    return HttpStore(http, upstream.credentials, upstream.observer)
 
 
 def _file(upstream: Upstream, stack: AsyncExitStack, *, wildcard: bool) -> Store:  # noqa: ARG001

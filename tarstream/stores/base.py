@@ -8,7 +8,9 @@ import re
 from contextlib import AbstractAsyncContextManager
 from typing import NamedTuple, Protocol
 
+from tarstream.errors import OriginBroken
 from tarstream.layout import Source
+from tarstream.splice import Splice
 
 _ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://([^/?#\\]*)", re.IGNORECASE)
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
@@ -32,13 +34,19 @@ class Sink(Protocol):
     def position(self) -> int:
         """Bytes taken so far; counts on over several bodies."""
 
+    def splice(self) -> Splice | None:
+        """Takes what is in a pipe, as `write` does a chunk; None where contents must be seen.
+
+        The last `splice.TAIL` bytes are to be written.
+        """
+
     async def write(self, chunk: bytes) -> None:
         """Take a chunk; returns when there is room for the next."""
 
     async def flush(self) -> None:
         """Pass on what was gathered. To be called before a wait for the origin."""
 
-    def repaired(self, cause: Exception) -> None:
+    def repaired(self, cause: OriginBroken) -> None:
         """A body broke off because of `cause` and goes on."""
 
 
@@ -84,8 +92,8 @@ class AddressRefused(OSError):
 
 
 def origin_of(source: Source) -> str:
-    """Scheme and authority of a URL, to tell origins apart; "" for literal bytes."""
-    if isinstance(source, bytes):
+    """Scheme and authority of a URL, to tell origins apart; "" for what is no URL."""
+    if not isinstance(source, str):
         return ""
     found = _ORIGIN.match(source)
     if found is None:

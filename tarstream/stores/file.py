@@ -165,4 +165,5 @@ def _meta(status: os.stat_result) -> ObjectMeta:
 def _translate(error: OSError) -> OriginError:
     if error.errno in _MISSING:
         return ObjectMissing(f"it cannot be opened: {os.strerror(error.errno or 0).lower()}")
-    return OriginBroken(f"it cannot be read: {os.strerror(error.errno or errno.EIO).lower()}")
+    reason = os.strerror(error.errno or errno.EIO).lower()
+    return OriginBroken(f"it cannot be read: {reason}", kind="read")

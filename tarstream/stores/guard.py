@@ -6,12 +6,14 @@ Ids are never URLs, yet a catalog may be written by somebody who must not reach 
 import errno
 import re
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from functools import lru_cache
 from ipaddress import ip_address
+from types import TracebackType
 from typing import NamedTuple
 from urllib.parse import unquote, urljoin, urlsplit
+from weakref import WeakSet
 
 from aiohttp.connector import AddrInfoType
 from yarl import URL
@@ -118,34 +120,61 @@ class Guarded:
                 raise Forbidden("its origin is at an address that is not allowed") from None
         raise OriginError("it is redirected too often")
 
-    @asynccontextmanager
-    async def open(
+    def open(
         self, source: Source, start: int, stop: int, size: int, validator: str | None
-    ) -> AsyncIterator[Body]:
+    ) -> AbstractAsyncContextManager[Body]:
         """Open the object, wherever allowed redirects lead."""
-        async with AsyncExitStack() as stack:
-            for _ in range(MAX_REDIRECTS + 1):
-                opening = self._store(source).open(source, start, stop, size, validator)
-                try:
-                    body = await stack.enter_async_context(opening)
-                    break
-                except Redirected as redirected:
-                    source = _joined(source, redirected.location)
-                except AddressRefused:
-                    raise Forbidden("its origin is at an address that is not allowed") from None
-            else:
-                raise OriginError("it is redirected too often")
-            yield body
+
+        def at(source: Source) -> AbstractAsyncContextManager[Body]:
+            return self._store(source).open(source, start, stop, size, validator)
+
+        return _Guided(source, at)
 
     def _store(self, source: Source) -> Store:
         if isinstance(source, bytes):
             return self._literal
+        assert isinstance(source, str)
         rule = self._policy.rule(source)
         return self._stores[rule.scheme, rule.wildcard]
 
 
-def socket_factory(policy: Policy, *, only_global: bool) -> Callable[[AddrInfoType], socket.socket]:
-    """Makes sockets for allowed addresses only; it sees each address that is connected to."""
+class _Guided(AbstractAsyncContextManager[Body]):
+    """An object that is opened where redirects from a source lead to, `at` each in turn."""
+
+    def __init__(
+        self, source: Source, at: Callable[[Source], AbstractAsyncContextManager[Body]]
+    ) -> None:
+        self._source = source
+        self._at = at
+
+    async def __aenter__(self) -> Body:
+        source = self._source
+        for _ in range(MAX_REDIRECTS + 1):
+            self._opened = self._at(source)
+            try:
+                return await self._opened.__aenter__()
+            except Redirected as redirected:
+                source = _joined(source, redirected.location)
+            except AddressRefused:
+                raise Forbidden("its origin is at an address that is not allowed") from None
+        raise OriginError("it is redirected too often")
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._opened.__aexit__(kind, error, traceback)
+
+
+def socket_factory(
+    policy: Policy, made: WeakSet[socket.socket], *, only_global: bool
+) -> Callable[[AddrInfoType], socket.socket]:
+    """Makes sockets for allowed addresses only; it sees each address that is connected to.
+
+    They are put into `made`, closed or not, as long as somebody has them.
+    """
     # A literal that `allow` holds is a way for itself, not for whatever a wildcard resolves to.
     literals = frozenset() if only_global else policy.literals
 
@@ -155,7 +184,9 @@ def socket_factory(policy: Policy, *, only_global: bool) -> Callable[[AddrInfoTy
         if not may_connect(host, only_global=only_global, literals=literals):
             # Equal errors for all addresses of a host, so that they arrive as this one.
             raise AddressRefused(errno.EACCES, "address not allowed")
-        return socket.socket(family, kind, protocol)
+        new = socket.socket(family, kind, protocol)
+        made.add(new)
+        return new
 
     return make
 

@@ -5,14 +5,14 @@ Redirects are not followed here: they are raised, and whoever guards decides.
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from socket import socket
+from typing import NamedTuple
 
 import aiohttp
-from aiohttp.connector import AddrInfoType
-from yarl import URL
+from aiohttp.connector import AddrInfoType, Connection
 
 from tarstream.errors import (
     ObjectChanged,
@@ -22,11 +22,13 @@ from tarstream.errors import (
     OriginTimeout,
 )
 from tarstream.layout import Source
+from tarstream.observer import Observer
+from tarstream.splice import LARGE
 from tarstream.stores.base import AddressRefused, Body, ObjectMeta, Redirected, Sink
+from tarstream.stores.bypass import bypass
+from tarstream.stores.credentials import Credentials
+from tarstream.stores.exchange import Answer, Exchanges
 from tarstream.stores.validators import conditions, contradicts, http_date, validator_of
-
-READ_BUFFER = 32 * 1024
-"""Bytes that aiohttp reads before it pauses (twice that at most): what a stalled client costs."""
 
 _MISSING = frozenset({401, 403, 404, 410})
 _TRANSIENT = frozenset({408, 425, 429})
@@ -39,7 +41,6 @@ _CONTENT_RANGE = re.compile(
     r"bytes (?:([0-9]{1,19})-([0-9]{1,19})|\*)/([0-9]{1,19})", re.IGNORECASE
 )
 _LENGTH = re.compile(r"[0-9]{1,19}")
-_ENCODED = re.compile(r"[!-~]+")
 
 SocketFactory = Callable[[AddrInfoType], socket]
 
@@ -47,89 +48,164 @@ SocketFactory = Callable[[AddrInfoType], socket]
 class HttpStore:
     """Objects of HTTP origins, read through one session of their own."""
 
-    def __init__(self, session: aiohttp.ClientSession) -> None:
-        self._session = session
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        credentials: Credentials | None = None,
+        observer: Observer | None = None,
+    ) -> None:
+        self._exchanges = Exchanges(session, credentials or Credentials())
+        self.observer = observer or Observer()
 
     async def head(self, source: Source) -> ObjectMeta:
         """Ask by HEAD; where that is refused or says no length, by GET for the first byte."""
-        async with self._request("HEAD", source, {}) as response:
-            _check_redirect(response)
-            if response.status not in _HEAD_REFUSED:
-                _check_status(response)
-                if response.status == 200 and _LENGTH.fullmatch(_length(response)):
-                    return _meta(response, int(_length(response)))
-        async with self._request("GET", source, {"Range": "bytes=0-0"}) as response:
-            _check_redirect(response)
-            total = _total(response)
-            if response.status == 416 and total == 0:
-                return _meta(response, 0)
-            _check_status(response)
+        with await self.ask("HEAD", source, {}) as answer:
+            _check_redirect(answer)
+            if answer.status not in _HEAD_REFUSED:
+                _check_status(answer)
+                if answer.status == 200 and _LENGTH.fullmatch(_length(answer)):
+                    return _meta(answer, int(_length(answer)))
+        with await self.ask("GET", source, {"Range": "bytes=0-0"}) as answer:
+            _check_redirect(answer)
+            total = _total(answer)
+            if answer.status == 416 and total == 0:
+                return _meta(answer, 0)
+            _check_status(answer)
             if total is not None:
-                return _meta(response, total)
+                return _meta(answer, total)
         raise OriginError("its origin does not say how long it is")
 
-    @asynccontextmanager
-    async def open(
+    def open(
         self, source: Source, start: int, stop: int, size: int, validator: str | None
-    ) -> AsyncIterator[Body]:
+    ) -> AbstractAsyncContextManager[Body]:
         """GET, with Range where not the whole is asked for."""
-        headers = conditions(validator)
-        if (start, stop) != (0, size):
-            headers["Range"] = f"bytes={start}-{stop - 1}"
-        async with self._request("GET", source, headers) as response:
-            _check_redirect(response)
-            if response.status in {412, 416}:
-                raise ObjectChanged("it is no longer the object that was planned")
-            _check_status(response)
-            if contradicts(validator, response.headers):
-                raise ObjectChanged("it is no longer the object that was planned")
-            skip = _check_framing(response, start, stop, size, asked="Range" in headers)
-            # Of a 200 that ignored our Range more may follow; else it must end where we do.
-            ends = response.status == 206 or stop == size
-            with _failing_with_its_connection(response):
-                yield _HttpBody(response, skip, stop - start, ends=ends)
+        return _Opened(self, source, _Span(start, stop, size), validator)
 
-    @asynccontextmanager
-    async def _request(
-        self, method: str, source: Source, headers: dict[str, str]
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def ask(self, method: str, source: Source, headers: Mapping[str, str]) -> Answer:
+        """Send a request; the answer to it, whatever its status is, has to be closed."""
         assert isinstance(source, str)
         try:
-            # A URL that needs no encoding is sent as it is: signatures cover its exact spelling.
-            url = URL(source, encoded=bool(_ENCODED.fullmatch(source)))
-            response = await self._session.request(
-                method, url, headers=headers, allow_redirects=False
-            )
+            return await self._exchanges.ask(method, source, headers)
         except _FAILURES as error:
             raise _translate(error) from error
+
+
+class _Span(NamedTuple):
+    """The bytes [start, stop) of an object of `size` bytes."""
+
+    start: int
+    stop: int
+    size: int
+
+    @property
+    def is_whole(self) -> bool:
+        return (self.start, self.stop) == (0, self.size)
+
+
+class _Opened(AbstractAsyncContextManager[Body]):
+    """The body of an answer that was checked, as long as its connection lasts."""
+
+    _answer: Answer
+
+    def __init__(
+        self, store: HttpStore, source: Source, span: _Span, validator: str | None
+    ) -> None:
+        self._store = store
+        self._source = source
+        self._span = span
+        self._validator = validator
+        self._closed: asyncio.Future[None] | None = None
+
+    async def __aenter__(self) -> "_HttpBody":
+        headers = conditions(self._validator)
+        if not self._span.is_whole:
+            headers["Range"] = f"bytes={self._span.start}-{self._span.stop - 1}"
+        self._answer = await self._store.ask("GET", self._source, headers)
         try:
-            yield response
-        finally:
-            # A body that was not read to its end would be read now, or spoil the connection.
-            # What is complete has given its connection back already.
-            response.close()
+            body = self._body_of(self._answer)
+        except BaseException:
+            self._answer.close()
+            raise
+        self._end_with(self._answer.connection)
+        return body
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._closed is not None:
+            self._closed.remove_done_callback(self._fail)
+        # A body that was not read to its end would be read now, or spoil the connection.
+        self._answer.close()
+
+    def _body_of(self, answer: Answer) -> "_HttpBody":
+        """What was asked for; raises when it is something else."""
+        _check_redirect(answer)
+        if answer.status in {412, 416}:
+            raise ObjectChanged("it is no longer the object that was planned")
+        _check_status(answer)
+        if contradicts(self._validator, answer.headers):
+            raise ObjectChanged("it is no longer the object that was planned")
+        start, stop, size = self._span
+        skip = _check_framing(answer, self._span)
+        # Of a 200 that ignored our Range more may follow; else it must end where we do.
+        ends = answer.status == 206 or stop == size
+        return _HttpBody(answer, skip, stop - start, self._store.observer, ends=ends)
+
+    def _end_with(self, connection: Connection | None) -> None:
+        """Let the body end when its connection does.
+
+        aiohttp tells a body neither of a broken chunk nor of the close that follows, and stops the
+        read timeout: it would be waited for until the client leaves.
+        """
+        protocol = connection.protocol if connection else None
+        closed = None if protocol is None else protocol.closed
+        if closed is None:
+            self._fail(None)  # unless it is complete
+            return
+        # Connections are used again: one callback remains on each, not one for each answer.
+        closed.remove_done_callback(_retrieve)
+        closed.add_done_callback(_retrieve)
+        closed.add_done_callback(self._fail)
+        self._closed = closed
+
+    def _fail(self, _: object) -> None:
+        content = self._answer.content
+        if not content.is_eof() and content.exception() is None:
+            content.set_exception(aiohttp.ClientPayloadError("the connection is closed"))
 
 
 class _HttpBody:
     """The body of an answer that was checked: `skip` bytes to discard, then `length` to move."""
 
     def __init__(
-        self, response: aiohttp.ClientResponse, skip: int, length: int, *, ends: bool
+        self,
+        answer: Answer,
+        skip: int,
+        length: int,
+        observer: Observer,
+        *,
+        ends: bool,
     ) -> None:
-        self._content = response.content
+        self._answer = answer
+        self._content = answer.content
+        self._observer = observer
         self._skip = skip
         self._left = length
         # Without Content-Length only the end of the body shows that there is no more of it.
-        self._unbounded = ends and not _length(response)
+        self._unbounded = ends and not _length(answer)
+        # Nothing else follows on its connection.
+        self._bare = not skip and _length(answer) == str(length)
 
     async def ready(self) -> None:
         """Opened is ready."""
 
     async def copy_to(self, sink: Sink) -> None:
+        splice = sink.splice() if self._bare and self._left >= LARGE else None
+        if splice is not None:
+            self._left = await bypass(self._answer, self._left, sink, splice, self._observer)
         while self._left:
             chunk = await self._read(sink)
             if not chunk:
                 raise OriginBroken("its origin ends it early")
+            self._observer.received(len(chunk))
             if self._skip:
                 chunk, self._skip = chunk[self._skip :], max(self._skip - len(chunk), 0)
             if self._unbounded and len(chunk) >= self._left:
@@ -159,35 +235,6 @@ class _HttpBody:
             raise _translate(error) from error
 
 
-@contextmanager
-def _failing_with_its_connection(response: aiohttp.ClientResponse) -> Iterator[None]:
-    """Let a body end when its connection does.
-
-    aiohttp tells a body neither of a broken chunk nor of the close that follows, and stops the
-    read timeout: it would be waited for until the client leaves.
-    """
-    content = response.content
-
-    def tell(_: object) -> None:
-        if not content.is_eof() and content.exception() is None:
-            content.set_exception(aiohttp.ClientPayloadError("the connection is closed"))
-
-    protocol = response.connection.protocol if response.connection else None
-    closed = None if protocol is None else protocol.closed
-    if closed is None:
-        tell(None)  # unless it is complete
-        yield
-        return
-    # Connections are used again: one callback remains on each, not one for each answer.
-    closed.remove_done_callback(_retrieve)
-    closed.add_done_callback(_retrieve)
-    closed.add_done_callback(tell)
-    try:
-        yield
-    finally:
-        closed.remove_done_callback(tell)
-
-
 def _retrieve(closed: asyncio.Future[None]) -> None:
     """Look at how a connection ended, or asyncio complains that nobody did."""
     if not closed.cancelled():
@@ -197,18 +244,14 @@ def _retrieve(closed: asyncio.Future[None]) -> None:
 def session(
     connect_timeout: float, read_timeout: float, socket_factory: SocketFactory
 ) -> aiohttp.ClientSession:
-    """A session that follows nothing, keeps nothing of anybody and decodes nothing."""
+    """Connections for `Exchanges`, with their timeouts and what each request says."""
     return aiohttp.ClientSession(
         # Our own limit is per origin and never holds back the member being sent (see limit).
         connector=aiohttp.TCPConnector(
             limit=0, socket_factory=socket_factory, keepalive_timeout=15
         ),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        auto_decompress=False,
-        headers={"Accept-Encoding": "identity", "User-Agent": "tarstream"},
-        read_bufsize=READ_BUFFER,
+        headers={"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": "tarstream"},
         timeout=aiohttp.ClientTimeout(
-            total=None,
             connect=connect_timeout,
             sock_connect=connect_timeout,
             sock_read=read_timeout,
@@ -233,41 +276,42 @@ def _translate(error: Exception) -> Exception:
     if isinstance(error, aiohttp.ClientConnectorError):
         if isinstance(error.os_error, AddressRefused):
             return error.os_error
-        return OriginBroken("its origin cannot be connected to")
+        return OriginBroken("its origin cannot be connected to", kind="connect")
     if isinstance(error, aiohttp.ClientResponseError | aiohttp.http.HttpProcessingError):
-        return OriginBroken("its origin does not speak HTTP")
+        return OriginBroken("its origin does not speak HTTP", kind="protocol")
     return OriginBroken("its origin broke the connection")
 
 
-def _check_redirect(response: aiohttp.ClientResponse) -> None:
-    location = response.headers.get("Location")
-    if response.status in _REDIRECTS and location:
+def _check_redirect(answer: Answer) -> None:
+    location = answer.headers.get("Location")
+    if answer.status in _REDIRECTS and location:
         raise Redirected(location)
 
 
-def _check_status(response: aiohttp.ClientResponse) -> None:
+def _check_status(answer: Answer) -> None:
     """Raise what any answer but 200 and 206 means."""
-    status = response.status
+    status = answer.status
     if status in _MISSING:
         raise ObjectMissing(f"its origin answers {status}")
     if status in _TRANSIENT or status >= 500:
-        raise OriginBroken(f"its origin answers {status}", retry_after=_retry_after(response))
+        raise OriginBroken(
+            f"its origin answers {status}", kind="status", retry_after=_retry_after(answer)
+        )
     if status not in {200, 206}:
         raise OriginError(f"its origin answers {status}")
-    codings = ",".join(response.headers.getall("Content-Encoding", ())).lower().split(",")
-    if any(coding.strip() not in {"identity", ""} for coding in codings):
+    codings = answer.headers.getall("Content-Encoding", None)
+    if codings and not set(re.split(r"[\s,]+", ",".join(codings).lower())) <= {"identity", ""}:
         raise OriginError("it comes with a content coding that was not asked for")
 
 
-def _check_framing(
-    response: aiohttp.ClientResponse, start: int, stop: int, size: int, *, asked: bool
-) -> int:
+def _check_framing(answer: Answer, span: _Span) -> int:
     """How many bytes precede `start` in the body; raises when it is not the one asked for."""
-    length = _length(response)
-    if response.status == 206:
-        if not asked:
+    start, stop, size = span
+    length = _length(answer)
+    if answer.status == 206:
+        if span.is_whole:
             raise OriginError("its origin gives a part where the whole was asked for")
-        match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
+        match = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", "").strip())
         if match is None or match[1] is None:
             raise OriginError("its origin gives a part without saying which")
         if int(match[3]) != size:
@@ -282,31 +326,31 @@ def _check_framing(
     return start
 
 
-def _length(response: aiohttp.ClientResponse) -> str:
+def _length(answer: Answer) -> str:
     """Content-Length where it frames the body, else ""."""
-    if "Transfer-Encoding" in response.headers:
+    if "Transfer-Encoding" in answer.headers:
         return ""
-    return response.headers.get("Content-Length", "")
+    return answer.headers.get("Content-Length", "")
 
 
-def _total(response: aiohttp.ClientResponse) -> int | None:
+def _total(answer: Answer) -> int | None:
     """The object's size out of an answer to `Range: bytes=0-0`."""
-    if response.status in {206, 416}:
-        match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
+    if answer.status in {206, 416}:
+        match = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", "").strip())
         return int(match[3]) if match else None
-    length = _length(response)
-    return int(length) if response.status == 200 and _LENGTH.fullmatch(length) else None
+    length = _length(answer)
+    return int(length) if answer.status == 200 and _LENGTH.fullmatch(length) else None
 
 
-def _meta(response: aiohttp.ClientResponse, size: int) -> ObjectMeta:
-    modified = http_date(response.headers.get("Last-Modified"))
+def _meta(answer: Answer, size: int) -> ObjectMeta:
+    modified = http_date(answer.headers.get("Last-Modified"))
     mtime = None if modified is None else max(int(modified.timestamp()), 0)
-    return ObjectMeta(size, mtime, validator_of(response.headers))
+    return ObjectMeta(size, mtime, validator_of(answer.headers))
 
 
-def _retry_after(response: aiohttp.ClientResponse) -> float | None:
+def _retry_after(answer: Answer) -> float | None:
     """Retry-After in seconds: delay-seconds or HTTP-date (RFC 9110 10.2.3)."""
-    value = response.headers.get("Retry-After", "").strip()
+    value = answer.headers.get("Retry-After", "").strip()
     if re.fullmatch(r"[0-9]{1,9}", value):
         return float(value)
     date = http_date(value)

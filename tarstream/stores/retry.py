@@ -6,12 +6,13 @@ after `patience` seconds without a byte, all tries together. What changed is nev
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from typing import NamedTuple
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import NamedTuple, Self
 
 from tarstream.errors import OriginBroken, OriginTimeout
 from tarstream.layout import Source, is_strong
+from tarstream.splice import Pipe, Splice
 from tarstream.stores.base import Body, ObjectMeta, Sink, Store
 
 PROGRESS = 64 * 1024
@@ -45,10 +46,9 @@ class Retrying:
                 error = _cause(failure, limit)
             await tries.pause(error)
 
-    @asynccontextmanager
-    async def open(
+    def open(
         self, source: Source, start: int, stop: int, size: int, validator: str | None
-    ) -> AsyncIterator[Body]:
+    ) -> AbstractAsyncContextManager[Body]:
         """Begin to open; whether that works shows when the body is asked to be ready or to move.
 
         So a member may be opened long before its turn: patience with its origin begins with it.
@@ -58,11 +58,7 @@ class Retrying:
             return self._store.open(source, position, stop, size, validator)
 
         tries = _Tries(self._attempts, self._patience)
-        body = _RepairedBody(reopen, start, tries, self._pace, continuable=is_strong(validator))
-        try:
-            yield body
-        finally:
-            await body.close()
+        return _RepairedBody(reopen, start, tries, self._pace, continuable=is_strong(validator))
 
 
 class Pace(NamedTuple):
@@ -81,25 +77,30 @@ class _Tries:
         self._attempts = attempts
         self._patience = patience
         self._failed = 0  # tries in a row that brought next to nothing
+        self.now = asyncio.get_running_loop().time
         self.begin()
 
     def begin(self) -> None:
         """A byte came, or is awaited from here on."""
-        self.deadline = asyncio.get_running_loop().time() + self._patience
+        self.deadline = self.now() + self._patience
 
     async def pause(self, error: OriginBroken, brought: int = 0) -> None:
         """Wait before the next try, or raise what ended the last one when there is none."""
         self._failed = 0 if brought >= PROGRESS else self._failed + 1
         pause = min(_FIRST_PAUSE * 2.0 ** max(self._failed - 1, 0), _LONGEST_PAUSE)
-        pause *= random.uniform(0.5, 1)  # noqa: S311 - so that not all come back at once
+        pause *= random.uniform(0.5, 1)  # nosec B311 # noqa: S311 - so that not all come back at once
         pause = max(pause, error.retry_after or 0)
-        now = asyncio.get_running_loop().time()
-        if self._failed >= self._attempts or now + pause >= self.deadline:
+        if self._failed >= self._attempts or self.now() + pause >= self.deadline:
             raise error
         await asyncio.sleep(pause)
 
 
-class _RepairedBody:
+class _RepairedBody(AbstractAsyncContextManager[Body]):
+    """Entered, it is being opened; waiting for that, and all failures, are for its turn."""
+
+    _connection: AbstractAsyncContextManager[Body] | None
+    _opening: asyncio.Task[Body]
+
     def __init__(
         self,
         reopen: Callable[[int], AbstractAsyncContextManager[Body]],
@@ -114,17 +115,30 @@ class _RepairedBody:
         self._tries = tries
         self._pace = pace
         self._continuable = continuable
-        self._connection = AsyncExitStack()
-        self._opening = self._open(start)
 
-    async def close(self) -> None:
+    async def __aenter__(self) -> Self:
+        self._open(self._start)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._close()
+
+    def _open(self, position: int) -> None:
+        """Open from `position` on, in a task: only its turn waits for it, under its deadline."""
+        self._connection = self._reopen(position)
+        self._opening = asyncio.create_task(self._connection.__aenter__())
+        # Its failure is for its turn, which may never come.
+        self._opening.add_done_callback(_retrieve)
+
+    async def _close(self) -> None:
         """Give up what is open or being opened."""
-        self._opening.cancel()
-        try:
-            if not self._opening.done():
-                await asyncio.wait([self._opening])
-        finally:
-            await self._connection.aclose()
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        if self._opening.cancel():
+            await asyncio.wait([self._opening])
+        if not self._opening.cancelled() and self._opening.exception() is None:
+            await connection.__aexit__(None, None, None)
 
     async def ready(self) -> None:
         """Return once a body is open, or raise when it is given up."""
@@ -137,9 +151,9 @@ class _RepairedBody:
                     return await body.ready()
             except (OriginBroken, TimeoutError) as failure:
                 error = _cause(failure, limit)
-            await self.close()
+            await self._close()
             await self._tries.pause(error)
-            self._opening = self._open(self._start)
+            self._open(self._start)
 
     async def copy_to(self, sink: Sink) -> None:
         """Move all bytes, over as many connections as it takes."""
@@ -147,7 +161,8 @@ class _RepairedBody:
         self._tries.begin()
         while True:
             began = sink.position
-            limit = asyncio.timeout_at(self._tries.deadline)
+            # What is there already needs no limit, until more of it is waited for.
+            limit = asyncio.timeout_at(None if self._opening.done() else self._tries.deadline)
             try:
                 async with limit:
                     watched = _Watched(sink, self._tries, self._pace, limit)
@@ -157,22 +172,14 @@ class _RepairedBody:
                     return await body.copy_to(watched)
             except (OriginBroken, TimeoutError) as failure:
                 error = _cause(failure, limit)
-            await self.close()
+            await self._close()
             # Without a strong validator nothing proves that the rest is of the same version.
             if sink.position > base + self._start and not self._continuable:
                 raise error
             await _flush(sink, self._tries)
             await self._tries.pause(error, sink.position - began)
             sink.repaired(error)
-            self._opening = self._open(sink.position - base)
-
-    def _open(self, position: int) -> asyncio.Task[Body]:
-        """Open from `position` on, in a task: only its turn waits for it, under its deadline."""
-        context = self._reopen(position)
-        opening = asyncio.ensure_future(self._connection.enter_async_context(context))
-        # Its failure is for its turn, which may never come.
-        opening.add_done_callback(lambda done: done.cancelled() or done.exception())
-        return opening
+            self._open(sink.position - base)
 
 
 class _Watched:
@@ -183,7 +190,6 @@ class _Watched:
         self._tries = tries
         self._pace = pace
         self._limit = limit
-        self._loop = asyncio.get_running_loop()
         self._waits_since: float | None = None
         self._waited = 0.0
         self._came = 0
@@ -192,11 +198,20 @@ class _Watched:
     def position(self) -> int:
         return self._sink.position
 
+    def splice(self) -> Splice | None:
+        splice = self._sink.splice()
+        if splice is None:
+            return None
+
+        async def take(pipe: Pipe) -> None:
+            self._check(pipe.held)
+            await splice(pipe)
+            self._tries.begin()
+
+        return take
+
     async def write(self, chunk: bytes) -> None:
-        # The limit stands while the origin is waited for: from each flush to the next write.
-        if self._limit.when() is not None:
-            self._limit.reschedule(None)
-        self._check_pace(len(chunk))
+        self._check(len(chunk))
         await self._sink.write(chunk)
         self._tries.begin()
 
@@ -205,34 +220,42 @@ class _Watched:
             self._limit.reschedule(None)
         await _flush(self._sink, self._tries)
         self._limit.reschedule(self._tries.deadline)
-        self._waits_since = self._loop.time()
+        self._waits_since = self._tries.now()
 
-    def _check_pace(self, size: int) -> None:
+    def _check(self, size: int) -> None:
         """Count what came; raises OriginTimeout when it was too little for too long."""
+        # The limit stands while the origin is waited for: from each flush to what comes next.
+        if self._limit.when() is not None:
+            self._limit.reschedule(None)
         self._came += size
         if self._waits_since is None:
             return  # it was there already
-        self._waited += self._loop.time() - self._waits_since
+        self._waited += self._tries.now() - self._waits_since
         self._waits_since = None
         if self._waited < self._pace.window:
             return
         if self._came < self._pace.min_rate * self._waited:
             raise OriginTimeout(
                 f"its origin gives less than {self._pace.min_rate:g} bytes a second "
-                "([upstream] min_rate)"
+                "([upstream] min_rate)",
+                kind="slow",
             )
         self._waited, self._came = 0.0, 0
 
-    def repaired(self, cause: Exception) -> None:
+    def repaired(self, cause: OriginBroken) -> None:
         self._sink.repaired(cause)
+
+
+def _retrieve(opening: "asyncio.Task[Body]") -> None:
+    if not opening.cancelled():
+        opening.exception()
 
 
 async def _flush(sink: Sink, tries: _Tries) -> None:
     """Pass on what was gathered, at no cost for the origin."""
-    loop = asyncio.get_running_loop()
-    began = loop.time()
+    began = tries.now()
     await sink.flush()
-    tries.deadline += loop.time() - began
+    tries.deadline += tries.now() - began
 
 
 def _cause(failure: OriginBroken | TimeoutError, limit: asyncio.Timeout) -> OriginBroken:

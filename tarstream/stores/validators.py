@@ -14,6 +14,16 @@ from tarstream.layout import is_strong
 # Bytes that are not UTF-8 arrive as lone surrogates, and could not be sent back as they were.
 ENTITY_TAG = re.compile(r'(W/)?"[!\x23-\x7e\x80-\ud7ff\ue000-\U0010ffff]*"')
 
+MAX_TAG = 512
+"""Characters of an entity-tag that is worth remembering; a longer one counts as none."""
+
+# IMF-fixdate: what senders must write; the obsolete forms are read by the standard library.
+_DATE = re.compile(
+    r"[A-Z][a-z]{2}, ([0-9]{2}) ([A-Z][a-z]{2}) ([1-9][0-9]{3}) "
+    r"([0-9]{2}):([0-9]{2}):([0-9]{2}) GMT"
+)
+_MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
+
 _STRONG_AGE = 60  # seconds between Last-Modified and Date that make a date strong (8.8.2.2)
 
 
@@ -22,6 +32,10 @@ def http_date(value: str | None) -> datetime | None:
     if not value or not value.isascii():
         return None
     try:
+        if (fixed := _DATE.fullmatch(value)) and fixed[2] in _MONTHS:
+            month = _MONTHS.index(fixed[2]) + 1
+            day, year, hour, minute, second = (int(fixed[index]) for index in (1, 3, 4, 5, 6))
+            return datetime(year, month, day, hour, minute, second, tzinfo=UTC)
         parsed = parsedate_to_datetime(value)
     except (ValueError, OverflowError):
         return None
@@ -31,7 +45,7 @@ def http_date(value: str | None) -> datetime | None:
 def validator_of(headers: Mapping[str, str]) -> str | None:
     """The best validator of an answer: strong entity-tag, strong date, weak tag, weak date."""
     etag = headers.get("ETag", "").strip()
-    if not ENTITY_TAG.fullmatch(etag):
+    if len(etag) > MAX_TAG or not ENTITY_TAG.fullmatch(etag):
         etag = ""
     if etag and is_strong(etag):
         return etag
