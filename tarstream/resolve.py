@@ -5,43 +5,34 @@ anything of a member is opened.
 """
 
 import asyncio
-import hashlib
 import re
-from collections.abc import (
-    AsyncIterator,
-    Callable,
-    Coroutine,
-    Generator,
-    Iterable,
-    Mapping,
-    Sequence,
-)
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from tarstream import names
+from tarstream.asking import AT_ONCE, ask, contradiction, known
 from tarstream.catalogs.base import Caller, Catalog, Entry, Found, Unknown
+from tarstream.checksums import listing_in_steps
+from tarstream.digests import described
 from tarstream.errors import (
     Forbidden,
     ObjectMissing,
     OriginError,
-    OriginTimeout,
     Refusal,
-    TarstreamError,
     TooLarge,
     UnknownIds,
 )
+from tarstream.formats import CHECKSUMS
 from tarstream.layout import STEP, Member, Source
 from tarstream.memory import Flights, Memory
 from tarstream.stores.base import ObjectMeta, Store
 from tarstream.stores.guard import Guarded
-from tarstream.stores.validators import contradicts, is_entity_tag
-
-ASKED_AT_ONCE = 32
-"""HEADs of one archive under way: a longer list must not make others wait for connections."""
 
 MISSING_NAME = "MISSING.txt"
+
+_CATALOG = "the catalog"  # who states what is held against origins
 
 _BREAKING = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # what would break a line of it
 
@@ -55,6 +46,8 @@ class Limits:
     max_members: int
     max_bytes: int
     plan_timeout: float
+    asked_at_once: int = AT_ONCE
+    """HEADs of one archive under way."""
 
 
 class Renamed(NamedTuple):
@@ -82,7 +75,12 @@ class Resolver:
     """Turns ids into members."""
 
     def __init__(
-        self, catalog: Catalog, guard: Guarded, store: Store, memory: Memory, limits: Limits
+        self,
+        catalog: Catalog,
+        guard: Guarded,
+        store: Store,
+        memory: Memory[Source, ObjectMeta],
+        limits: Limits,
     ) -> None:
         self._catalog = catalog
         self._guard = guard
@@ -92,9 +90,17 @@ class Resolver:
         self._flights = Flights(self._head)
 
     async def resolve(
-        self, ids: Sequence[str], caller: Caller, *, skip_missing: bool = False
+        self,
+        ids: Sequence[str],
+        caller: Caller,
+        *,
+        skip_missing: bool = False,
+        checksums: str | None = None,
+        mend: Callable[[str], str] = names.mend,
     ) -> Resolution:
-        """The members that `ids` stand for.
+        """The members that `ids` stand for, their names mended by `mend`.
+
+        `checksums` is the algorithm of a last member that lists the digests of all others.
 
         Raises in this order: TooLarge for their number, UnknownIds, Forbidden, TooLarge for their
         bytes, OriginError naming the first member that is given up.
@@ -115,11 +121,12 @@ class Resolver:
         asked: dict[Source, tuple[str, Entry]] = {}
         async for id_, entry in _entries(ids, found):
             stated += entry.size or 0
-            if skip_missing or entry.size is None or entry.mtime is None or entry.etag is None:
-                asked.setdefault(entry.url, (id_, entry))
+            lacks = entry.size is None or entry.mtime is None or entry.etag is None
+            if lacks or (skip_missing and isinstance(entry.source, str)):
+                asked.setdefault(entry.source, (id_, entry))
         self._check_bytes(stated)
         metas = await self._ask(asked, skip_missing=skip_missing) if asked else {}
-        return await self._complete(ids, found, metas)
+        return await self._complete(ids, found, metas, checksums, mend)
 
     async def forget(self, source: Source) -> None:
         """Forget what the origin said about a source: it says something else by now."""
@@ -140,14 +147,14 @@ class Resolver:
             )
 
     async def _check_allowed(self, ids: Sequence[str], found: Sequence[Found]) -> None:
-        refused = []
+        refused: dict[str, Refusal] = {}  # one of each id is enough
         async for id_, entry in _entries(ids, found):
             try:
-                self._guard.check(entry.url)
+                self._guard.check(entry.source)
             except Forbidden as error:
-                refused.append(Refusal(id_, error.detail))
+                refused.setdefault(id_, Refusal(id_, error.detail))
         if refused:
-            raise Forbidden("the configuration does not allow a source", refused)
+            raise Forbidden("the configuration does not allow a source", [*refused.values()])
 
     async def _ask(
         self, asked: Mapping[Source, tuple[str, Entry]], *, skip_missing: bool
@@ -158,31 +165,26 @@ class Resolver:
         answers: dict[Source, ObjectMeta | ObjectMissing] = {
             source: meta
             for source, meta in remembered.items()
-            if _contradiction(asked[source][1], meta) is None
+            if contradiction(asked[source][1], meta, _CATALOG) is None
         }
         for source in remembered.keys() - answers.keys():
             await self._memory.forget(source)
-        left = iter([source for source in asked if source not in answers])
 
-        async def ask_in_turn() -> None:
-            for source in left:
-                try:
-                    answers[source] = await self._flights.ask(source)
-                except TarstreamError as error:
-                    if not (skip_missing and isinstance(error, ObjectMissing)):
-                        raise error.about(asked[source][0]) from error
-                    answers[source] = error
+        async def head(source: Source) -> ObjectMeta | ObjectMissing:
+            try:
+                return await self._flights.ask(source)
+            except ObjectMissing as missing:
+                if not skip_missing:
+                    raise
+                return missing
 
-        try:
-            async with asyncio.timeout(self._limits.plan_timeout):
-                await _at_once(min(ASKED_AT_ONCE, len(asked) - len(answers)), ask_in_turn)
-        except TimeoutError:
-            first = next(id_ for source, (id_, _) in asked.items() if source not in answers)
-            raise OriginTimeout(
-                "its origin had not answered when the time for planning was over: "
-                f"{self._limits.plan_timeout:g} seconds ([upstream] plan_timeout)"
-            ).about(first) from None
-        return answers
+        return answers | await ask(
+            {source: id_ for source, (id_, _) in asked.items() if source not in answers},
+            head,
+            at_once=self._limits.asked_at_once,
+            seconds=self._limits.plan_timeout,
+            setting="[upstream] plan_timeout",
+        )
 
     async def _head(self, source: Source) -> ObjectMeta:
         """What an origin says, remembered at once: others plan the same archive meanwhile."""
@@ -198,6 +200,8 @@ class Resolver:
         ids: Sequence[str],
         found: Sequence[Found],
         metas: Mapping[Source, ObjectMeta | ObjectMissing],
+        checksums: str | None,
+        mend: Callable[[str], str],
     ) -> Resolution:
         members: list[Member] = []
         size = 0
@@ -209,30 +213,49 @@ class Resolver:
                 missing.append(Refusal(id_, entries.reason))
                 continue
             for entry in entries:
-                meta = metas.get(entry.url)
+                meta = metas.get(entry.source)
                 if isinstance(meta, ObjectMissing):
-                    missing.append(Refusal(id_, meta.detail))
+                    which = f"{_line(entry.name)}: " if len(entries) > 1 else ""
+                    missing.append(Refusal(id_, which + meta.detail))
                 else:
                     member = _member(id_, entry, meta)
                     members.append(member)
                     size += member.size
-                    given.append(entry.name)
+                    # A slash at its end is for what has no contents.
+                    given.append(entry.name if entry.source == b"" else entry.name.rstrip("/"))
                 if meta is not None and entry.etag is not None:
-                    stated.add(entry.url)
+                    stated.add(entry.source)
         if not members:
             raise UnknownIds("nothing is left of what was asked for", missing)
         self._check_bytes(size)
         if missing:
             members.append(await _missing_member(missing))
             given.append(MISSING_NAME)
-        renamed = []
-        unique = await in_steps(names.unique_in_steps(given))
-        async for index, name in _unhurried(enumerate(unique)):
-            member = members[index]
-            if name != member.name:
-                members[index] = member._replace(name=name)
-                renamed.append(Renamed(member.id, given[index], name))
+        renamed = await _name(members, given, checksums, mend)
         return Resolution(members, renamed, missing, metas.keys(), stated)
+
+
+async def _name(
+    members: list[Member], given: list[str], checksums: str | None, mend: Callable[[str], str]
+) -> Sequence[Renamed]:
+    """Call members by the safe, unique forms of what is given, and list their digests if asked to.
+
+    Those that are called otherwise than that.
+    """
+    if checksums is not None:
+        given.append(CHECKSUMS[checksums])
+    unique = await in_steps(names.unique_in_steps(given, mend))
+    async for index, name in _unhurried(enumerate(unique[: len(members)])):
+        if name != members[index].name:
+            members[index] = members[index]._replace(name=name)
+    if checksums is not None:
+        listing = listing_in_steps(checksums, tuple(members), unique[-1])
+        members.append(await in_steps(listing))
+    return [
+        Renamed(member.id, wanted, name)
+        async for member, wanted, name in _unhurried(zip(members, given, unique, strict=True))
+        if name != wanted
+    ]
 
 
 async def _entries(ids: Sequence[str], found: Sequence[Found]) -> AsyncIterator[tuple[str, Entry]]:
@@ -244,47 +267,22 @@ async def _entries(ids: Sequence[str], found: Sequence[Found]) -> AsyncIterator[
 
 def _member(id_: str, entry: Entry, meta: ObjectMeta | None) -> Member:
     """What the catalog states, completed by what the origin says; they must not contradict."""
-    size, mtime, validator = entry.size, entry.mtime, entry.etag
-    if meta is not None:
-        contradiction = _contradiction(entry, meta)
-        if contradiction is not None:
-            raise OriginError(contradiction).about(id_)
-        size = meta.size
-        mtime = meta.mtime if mtime is None else mtime
-        validator = meta.validator if validator is None else validator
-    assert size is not None
-    return Member(entry.name, size, mtime or 0, entry.url, validator, entry.digests, id_)
-
-
-def _contradiction(entry: Entry, meta: ObjectMeta) -> str | None:
-    """What of an entry its origin contradicts, in words."""
-    if entry.size is not None and entry.size != meta.size:
-        return f"it has {meta.size} bytes where the catalog states {entry.size}"
-    said = meta.validator or ""
-    if is_entity_tag(said) and contradicts(entry.etag, {"ETag": said}):
-        return "it has another entity-tag than the catalog states"
-    return None
+    try:
+        size, mtime, validator = known(entry, meta, _CATALOG)
+    except OriginError as error:
+        raise error.about(id_) from None
+    return Member(entry.name, size, mtime or 0, entry.source, validator, entry.digests, id_)
 
 
 async def _missing_member(missing: Sequence[Refusal]) -> Member:
     """A member that lists what is missing: a line each, id and reason, a tab between them."""
-    lines = [
-        f"{_BREAKING.sub('_', refusal.id)}\t{refusal.reason}\n"
-        async for refusal in _unhurried(missing)
-    ]
+    lines = [f"{_line(refusal.id)}\t{refusal.reason}\n" async for refusal in _unhurried(missing)]
     data = "".join(lines).encode()
-    validator = f'"{hashlib.sha256(data).hexdigest()[:32]}"'
-    return Member(MISSING_NAME, len(data), 0, data, validator)
+    return Member(MISSING_NAME, len(data), 0, data, *described(data))
 
 
-async def _at_once(number: int, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Do the same work `number` times at once; when one fails, all stop."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(number):
-                group.create_task(work())
-    except* TarstreamError as failed:
-        raise failed.exceptions[0] from None
+def _line(text: str) -> str:
+    return _BREAKING.sub("_", text)
 
 
 async def _unhurried(items: Iterable[_T]) -> AsyncIterator[_T]:

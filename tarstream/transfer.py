@@ -6,17 +6,21 @@ that follows.
 """
 
 import asyncio
-import hashlib
 import itertools
-import zlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
-from typing import NamedTuple, Protocol
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
+from typing import NamedTuple
 
-from tarstream.errors import ObjectChanged, TarstreamError
-from tarstream.layout import Content, Member
+from tarstream.checksums import ListingBody
+from tarstream.digests import Digest, DigestKey, Digests, Unsent
+from tarstream.errors import ObjectChanged, OriginBroken, TarstreamError
+from tarstream.layout import Content, Late, Listing, Member, Piece
+from tarstream.observer import Observer
+from tarstream.splice import Pipe, Splice
 from tarstream.stores.base import Body, Store
-from tarstream.stores.limit import Slots
+from tarstream.stores.limit import Ahead, Slots
+from tarstream.width import Width
 
 GATHER = 64 * 1024
 """Bytes that are gathered before they are written."""
@@ -37,8 +41,21 @@ class Reach(NamedTuple):
     """How far ahead members are opened."""
 
     members: int
+    """At most; see `Width`."""
     distance: int
     """Bytes from what is being sent to where a member's contents begin."""
+
+
+class Supply(NamedTuple):
+    """Where contents come from, and who is told: the same for all transfers of a process."""
+
+    store: Store
+    """Entering what it opens waits for nobody, and cannot fail: as that of `Retrying`."""
+    slots: Slots
+    reach: Reach
+    observer: Observer
+    zero_copy: bool = True
+    """Whether the kernel may move contents by itself."""
 
 
 class MemberFailed(Exception):
@@ -53,24 +70,29 @@ class MemberFailed(Exception):
 class Transfer:
     """Moves pieces of a layout to a client. It is the sink that bodies move themselves into."""
 
-    def __init__(
-        self, pieces: Iterator[bytes | Content], store: Store, slots: Slots, reach: Reach
-    ) -> None:
+    def __init__(self, pieces: Iterator[Piece], digests: Digests, supply: Supply) -> None:
         self.position = 0
         self.repairs = 0
+        self.client_splice: Callable[[], Splice | None] = lambda: None
+        """As `Sink.splice`; to be set by `begin`."""
         self._pieces = pieces
-        self._store = store
-        self._slots = slots
-        self._reach = reach
-        self._queue: deque[bytes | _Opening] = deque()
+        self._store = supply.store
+        self._slots = supply.slots
+        self._reach = supply.reach
+        self._width = Width(supply.reach.members)
+        self._observer = supply.observer
+        self._zero_copy = supply.zero_copy
+        self._queue: deque[bytes | Late | _Opening] = deque()
         self._pulled = 0  # position at which the next piece to be pulled begins
         self._next: _Opening | None = None  # pulled, but not within reach when last looked at
         self._look_at = 0
-        self._ahead: dict[_Opening, int] = {}  # what slots gave for members opened ahead
+        # Opened before their turn, with what slots gave for that; the first needs none.
+        self._ahead: dict[_Opening, Ahead | None] = {}
         self._gathered: list[bytes] = []
         self._gathered_size = 0
         self._owed_until = -1  # position at which the contents being sent end
-        self._digests: list[_Digest] = []
+        self._known = digests
+        self._digests: list[Digest] = []
 
     async def run(self, begin: Callable[[], Awaitable[Write]]) -> None:
         """Open the first member that is needed, then call `begin`, then move everything.
@@ -79,31 +101,33 @@ class Transfer:
         `abort` says what of that may still be written.
         """
         try:
-            async with asyncio.TaskGroup() as self._group:
-                await self._ready()
-                self._write = await begin()
-                for number in itertools.count():
-                    piece = self._pull()
-                    if piece is None:
-                        break
-                    if isinstance(piece, bytes):
-                        # Gathered with the contents that follow, however much is held already:
-                        # padding must not leave without the next header.
-                        self._take(piece)
-                        run = self.position - self._owed_until
-                        if min(run, self._gathered_size) >= MOST_GATHERED:
-                            await self.flush()
-                    else:
-                        await self._move(piece)
-                    if number % BREATH == 0:
-                        await asyncio.sleep(0)
-                await self._pass_on()
-        except* Exception as group:  # noqa: BLE001 - passed on, as itself
-            raise _first(group) from None
+            for key, member in list(self._known.unread.items()):
+                await self._read(key, member)
+            await self._ready()
+            self._write = await begin()
+            for number in itertools.count():
+                piece = await self._pull()
+                if piece is None:
+                    break
+                if isinstance(piece, Late):
+                    piece = self._known.render(piece)
+                if isinstance(piece, bytes):
+                    # Gathered with the contents that follow, however much is held already:
+                    # padding must not leave without the next header.
+                    self._take(piece)
+                    run = self.position - self._owed_until
+                    if min(run, self._gathered_size) >= MOST_GATHERED:
+                        await self._flush()
+                else:
+                    await self._move(piece)
+                if number % BREATH == 0:
+                    await asyncio.sleep(0)
+            await self._pass_on()
         finally:
-            # Not by the tasks: one that is cancelled before it ran has no chance to.
-            for opening in list(self._ahead):
-                self._its_turn(opening)
+            async with AsyncExitStack() as stack:
+                for opening in list(self._ahead):
+                    self._its_turn(opening)
+                    stack.push_async_exit(opening.context)
 
     def abort(self) -> bytes:
         """What is gathered and may still be written, so that the cut is inside contents."""
@@ -115,29 +139,59 @@ class Transfer:
         surplus = self.position - self._owed_until
         return gathered if surplus < 0 else gathered[: max(len(gathered) - surplus - 1, 0)]
 
+    def splice(self) -> Splice | None:
+        """Takes contents in a pipe, where the client can and no digest has to see them."""
+        client = self.client_splice() if self._zero_copy and not self._digests else None
+        if client is None:
+            return None
+
+        async def take(pipe: Pipe) -> None:
+            held = pipe.held
+            if self.position + held >= self._owed_until:
+                raise RuntimeError("the end of a member would leave without what follows it")
+            await self._flush()
+            try:
+                await client(pipe)
+            finally:
+                spliced = held - pipe.held
+                self._observer.sent(spliced)
+                self._observer.spliced(spliced)
+                self.position += spliced
+            if self.position >= self._look_at:
+                await self._look_ahead()
+
+        return take
+
     async def write(self, chunk: bytes) -> None:
         """Take a chunk of the contents being sent."""
         for digest in self._digests:
             digest.update(chunk)
         self._take(chunk)
+        if self.position >= self._look_at:
+            await self._look_ahead()
         if self._gathered_size >= GATHER:
-            await self.flush()
+            await self._flush()
 
     async def flush(self) -> None:
+        """Write what is gathered, for an origin is waited for; and have others get ready."""
+        if self._width.waited():
+            await self._look_ahead()
+        await self._flush()
+
+    async def _flush(self) -> None:
         """Write what is gathered, unless it ends at a boundary."""
         if self._gathered and self.position != self._owed_until:
             await self._pass_on()
 
-    def repaired(self, cause: Exception) -> None:
+    def repaired(self, cause: OriginBroken) -> None:
         """Count."""
         self.repairs += 1
+        self._observer.repaired(cause)
 
     def _take(self, chunk: bytes) -> None:
-        self.position += len(chunk)
         self._gathered.append(chunk)
         self._gathered_size += len(chunk)
-        if self.position >= self._look_at:
-            self._look_ahead()
+        self.position += len(chunk)
 
     async def _pass_on(self) -> None:
         gathered = self._gathered
@@ -146,6 +200,7 @@ class Transfer:
         self._gathered_size = 0
         if data:
             await self._write(data)
+            self._observer.sent(len(data))
 
     async def _ready(self) -> None:
         """Open the first member that is needed, so that a dead origin is an honest answer."""
@@ -154,13 +209,30 @@ class Transfer:
             opening = self._queue[-1]
             if isinstance(opening, _Opening):
                 self._next = None
-                self._start(opening)
-                with opening.blamed():
-                    await (await opening.body).ready()
+                body = await self._start(opening, None)
+                with _Blame(opening.content.member):
+                    await body.ready()
                 return
 
-    def _pull(self) -> "bytes | _Opening | None":
-        self._look_ahead()
+    async def _read(self, key: DigestKey, member: Member) -> None:
+        """Read a member that is not sent, for its digests."""
+        if key not in self._known.unread:
+            return  # it was learnt together with another one
+        unsent = Unsent(self._known.wanted(member))
+        with _Blame(member):
+            async with self._open(Content(member, 0, member.size)) as body:
+                await body.copy_to(unsent)
+            await self._known.learn(member, unsent.digests)
+
+    def _open(self, content: Content) -> AbstractAsyncContextManager[Body]:
+        member, start, stop = content
+        if isinstance(member.source, Listing):
+            return nullcontext(ListingBody(member.source, start, stop, self._known))
+        return self._store.open(member.source, start, stop, member.size, member.validator)
+
+    async def _pull(self) -> "bytes | Late | _Opening | None":
+        if len(self._ahead) < self._width.members:
+            await self._look_ahead()
         if not self._queue:
             pulled = next(self._pieces, None)
             if pulled is None:
@@ -171,21 +243,24 @@ class Transfer:
             self._next = None
         return piece
 
-    def _append(self, piece: bytes | Content) -> None:
+    def _append(self, piece: Piece) -> None:
         if isinstance(piece, bytes):
             self._queue.append(piece)
             self._pulled += len(piece)
+            return
+        if isinstance(piece, Late):
+            self._queue.append(piece)
         else:
             self._next = _Opening(piece, self._pulled)
             self._queue.append(self._next)
-            self._pulled += piece.stop - piece.start
+        self._pulled += piece.stop - piece.start
 
-    def _look_ahead(self) -> None:
+    async def _look_ahead(self) -> None:
         """Open members that begin within reach, as long as there is room for them."""
         horizon = self.position + self._reach.distance
         self._look_at = self.position + LOOK
         for _ in range(BREATH):
-            if len(self._ahead) >= self._reach.members:
+            if len(self._ahead) >= self._width.members:
                 return
             if self._next is None:
                 piece = next(self._pieces, None) if self._pulled < horizon else None
@@ -196,75 +271,61 @@ class Transfer:
             content = self._next.content
             if self._next.begins >= horizon:
                 return
-            cost = self._slots.take_ahead(content.member.source, content.stop - content.start)
-            if cost is None:
+            size = content.stop - content.start
+            ahead = self._slots.take_ahead(content.member.source, size, self)
+            if ahead is None:
                 return
-            self._ahead[self._next] = cost
-            self._start(self._next)
+            await self._start(self._next, ahead)
             self._next = None
 
-    def _start(self, opening: "_Opening") -> None:
-        opening.started = True
-        self._group.create_task(self._hold(opening))
-
-    async def _hold(self, opening: "_Opening") -> None:
-        """Hold a member open from before its turn until it has been sent."""
-        content = opening.content
-        member = content.member
-        try:
-            async with self._store.open(
-                member.source, content.start, content.stop, member.size, member.validator
-            ) as body:
-                opening.body.set_result(body)
-                await opening.sent.wait()
-        except TarstreamError as error:
-            if opening.body.done():
-                raise
-            opening.body.set_exception(error)
+    async def _start(self, opening: "_Opening", ahead: Ahead | None) -> Body:
+        """Begin to open a member, which waits for nobody: whether it works shows at its turn."""
+        opening.context = self._open(opening.content)
+        opening.body = await opening.context.__aenter__()
+        self._ahead[opening] = ahead
+        return opening.body
 
     def _its_turn(self, opening: "_Opening") -> None:
         """It is no longer ahead: what slow clients are being sent must not hold up others."""
-        cost = self._ahead.pop(opening, None)
-        if cost is not None:
-            self._slots.give_ahead(opening.content.member.source, cost)
+        ahead = self._ahead.pop(opening)
+        if ahead is not None:
+            self._slots.give_ahead(ahead)
 
     async def _move(self, opening: "_Opening") -> None:
         """Move the contents of a member, whose header has been taken."""
         content = opening.content
-        if opening.started:
-            self._its_turn(opening)
-        else:
-            self._start(opening)
+        body = opening.body or await self._start(opening, None)
+        self._its_turn(opening)
         begins = self.position
         self._owed_until = begins + content.stop - content.start
         if (content.start, content.stop) == (0, content.member.size):
-            self._digests = [_Digest(*stated) for stated in content.member.digests]
-        with opening.blamed():
-            if self._gathered_size >= GATHER or not opening.body.done():
-                await self.flush()
-            await (await opening.body).copy_to(self)
+            self._digests = self._known.wanted(content.member)
+        with _Blame(content.member):
+            try:
+                await self._look_ahead()  # there is room for another one
+                if self._gathered_size >= GATHER:
+                    await self._flush()
+                await body.copy_to(self)
+            finally:
+                await opening.context.__aexit__(None, None, None)
             if self.position != self._owed_until:
                 raise ObjectChanged(f"it gave {self.position - begins} bytes")
-            for digest in self._digests:
-                digest.verify()
+            await self._known.learn(content.member, self._digests)
         self._digests = []
-        opening.sent.set()
+        self._width.sent()
+        self._observer.member_sent()
 
 
 class _Opening:
     """A member's contents, from being within reach until they are sent."""
 
+    context: AbstractAsyncContextManager[Body]
+
     def __init__(self, content: Content, begins: int) -> None:
         self.content = content
         self.begins = begins
-        self.started = False
-        self.body: asyncio.Future[Body] = asyncio.get_running_loop().create_future()
-        # Its failure is for its turn, which may never come.
-        self.body.add_done_callback(lambda body: body.cancelled() or body.exception())
-        self.sent = asyncio.Event()
-
-    def blamed(self) -> "_Blame":
-        return _Blame(self.content.member)
+        self.body: Body | None = None
+        """Being opened, or open."""
 
 
 class _Blame:
@@ -279,44 +340,3 @@ class _Blame:
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if isinstance(error, TarstreamError):
             raise MemberFailed(self._member, error) from error
-
-
-class _Hash(Protocol):
-    def update(self, data: bytes, /) -> None: ...
-    def hexdigest(self) -> str: ...
-
-
-class _Crc32:
-    def __init__(self) -> None:
-        self._value = 0
-
-    def update(self, data: bytes) -> None:
-        self._value = zlib.crc32(data, self._value)
-
-    def hexdigest(self) -> str:
-        return f"{self._value:08x}"
-
-
-_HASHES: dict[str, Callable[[], _Hash]] = {"sha256": hashlib.sha256, "crc32": _Crc32}
-
-
-class _Digest:
-    """A digest that the contents must have."""
-
-    def __init__(self, algorithm: str, stated: str) -> None:
-        self._algorithm = algorithm
-        self._stated = stated
-        self._hash = _HASHES[algorithm]()
-        self.update = self._hash.update
-
-    def verify(self) -> None:
-        if self._hash.hexdigest() != self._stated:
-            raise ObjectChanged(f"it does not have the {self._algorithm} that the catalog states")
-
-
-def _first(group: BaseExceptionGroup[Exception]) -> Exception:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, Exception)
-    return error

@@ -20,11 +20,14 @@ from gateway import archive_path, process, write_catalog
 from nginx import RECOMMENDED, STOCK, nginx
 from origin import Made, Object, Origin
 
+from tarstream.digests import Digests
 from tarstream.formats import tar
 from tarstream.layout import Layout, Member
+from tarstream.memory import LocalMemory
+from tarstream.observer import Observer
 from tarstream.stores.limit import Slots
 from tarstream.stores.literal import LiteralStore
-from tarstream.transfer import GATHER, Reach, Transfer
+from tarstream.transfer import GATHER, Reach, Supply, Transfer
 
 ALIGNED = (
     48 * 1024
@@ -320,8 +323,9 @@ async def test_no_write_ends_between_two_members(size):
     async def begin():
         return write
 
-    slots = Slots(9, 9**9)
-    await Transfer(layout.slice(0, layout.size), LiteralStore(), slots, Reach(8, 9**9)).run(begin)
+    supply = Supply(LiteralStore(), Slots(9, 9**9), Reach(8, 9**9), Observer())
+    digests = Digests([], LocalMemory(0))
+    await Transfer(layout.slice(0, layout.size), digests, supply).run(begin)
     ends = set(accumulate(written[:-1]))
     for index in range(3):
         content_stop = layout.content_start(index) + size

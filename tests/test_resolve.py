@@ -10,7 +10,8 @@ from faults import becomes, close_delimited, ignores, late, puts, redirect, stat
 from gateway import free_port, write_catalog
 from origin import Made, Object
 
-from tarstream.catalogs.base import Caller, Entry, Unknown
+from tarstream.asking import AT_ONCE
+from tarstream.catalogs.base import Caller, Entry, Unknown, inline
 from tarstream.catalogs.file import FileCatalog, FileSettings
 from tarstream.catalogs.template import TemplateCatalog, TemplateSettings
 from tarstream.errors import (
@@ -23,9 +24,9 @@ from tarstream.errors import (
     UnknownIds,
 )
 from tarstream.formats import tar
-from tarstream.layout import STEP, Layout
+from tarstream.layout import STEP, Layout, Listing
 from tarstream.memory import LocalMemory
-from tarstream.resolve import ASKED_AT_ONCE, Limits, Renamed, Resolver, in_steps
+from tarstream.resolve import Limits, Renamed, Resolver, in_steps
 from tarstream.stores import Upstream, open_stores
 from tarstream.stores.guard import Policy
 from tarstream.stores.limit import Slots
@@ -252,7 +253,7 @@ async def test_heads_are_asked_together_but_not_without_bound(origin, resolver, 
     for name in names:
         origin.add(f"/{name}", b"x", late())
     made = resolver([bare(origin, f"/{name}") for name in names], connections=connections)
-    bound = min(ASKED_AT_ONCE, connections)
+    bound = min(AT_ONCE, connections)
     asking = asyncio.create_task(made.resolve(names, CALLER))
 
     for first in range(0, 200, bound):
@@ -279,7 +280,7 @@ async def test_the_first_member_that_is_given_up_ends_the_asking(origin, resolve
         await made.resolve(names, CALLER)
     assert refused(caught) == ["3"]
     await origin.until(lambda: origin.in_flight == 0)
-    assert len(origin.requests) <= ASKED_AT_ONCE
+    assert len(origin.requests) <= AT_ONCE
 
 
 async def test_who_leaves_stops_the_asking(origin, resolver):
@@ -677,6 +678,245 @@ async def test_a_template_names_its_members_after_their_ids(origin, resolver):
     catalog = TemplateCatalog(TemplateSettings(kind="template", url=origin.root + "/{id}"))
     made = await resolver(catalog).resolve(["dir/Grüße vom See.txt"], CALLER)
     assert made.members[0].name == "dir/Grüße vom See.txt"
+
+
+# Collections, texts, directories.
+
+
+async def test_a_collection_stands_where_its_id_does_in_its_order(origin, resolver):
+    for name in "abc":
+        origin.add(f"/{name}", name.encode())
+    entries = [
+        bare(origin, "/a"),
+        {
+            "id": "set",
+            "prefix": "photos/2024",
+            "members": [
+                {"url": origin.url("/c")},
+                {"text": "hello", "name": "README", "mtime": 5},
+                {"name": "empty/"},
+                {"url": origin.url("/b"), "name": "x/b"},
+            ],
+        },
+    ]
+    made = await resolver(entries).resolve(["set", "a"], CALLER)
+    assert [(member.id, member.name, member.size) for member in made.members] == [
+        ("set", "photos/2024/c", 1),
+        ("set", "photos/2024/README", 5),
+        ("set", "photos/2024/empty/", 0),
+        ("set", "photos/2024/x/b", 1),
+        ("a", "a", 1),
+    ]
+    assert made.renamed == []
+    assert sorted(heads(origin)) == ["/a", "/b", "/c"]
+
+
+@pytest.mark.parametrize("skip_missing", [False, True])
+async def test_of_what_is_at_hand_nobody_is_asked(origin, resolver, skip_missing):
+    entries = [
+        {"id": "text", "text": "hello", "name": "README", "mtime": 5},
+        {"id": "none", "text": "", "name": "nothing"},
+        {"id": "dir", "name": "empty/"},
+    ]
+    made = await resolver(entries).resolve(
+        ["text", "none", "dir"], CALLER, skip_missing=skip_missing
+    )
+    assert [member[:4] for member in made.members] == [
+        ("README", 5, 5, b"hello"),
+        ("nothing", 0, 0, b""),
+        ("empty/", 0, 0, b""),
+    ]
+    assert [member.is_directory for member in made.members] == [False, False, True]
+    assert all(member.validator and member.digest("sha256") for member in made.members)
+    assert made.missing == []
+    assert made.asked == set()
+    assert origin.requests == []
+
+
+async def test_each_member_of_a_collection_counts_for_the_limits(origin, resolver):
+    table = Table({"set": tuple(inline(b"12345", f"{n}") for n in range(3)), "one": (
+        inline(b"12345", "x"),
+    )})  # fmt: skip
+    members = (await resolver(table, limits=(4, 20)).resolve(["set", "one"], CALLER)).members
+    assert len(members) == 4
+    with pytest.raises(TooLarge, match="4 members are asked for, and at most 3"):
+        await resolver(table, limits=(3, 20)).resolve(["set", "one"], CALLER)
+    with pytest.raises(TooLarge, match="20 bytes, and at most 19"):
+        await resolver(table, limits=(4, 19)).resolve(["set", "one"], CALLER)
+
+
+async def test_an_id_is_refused_once_however_many_of_its_members_are(origin, resolver):
+    forbidden = [{"url": f"https://elsewhere.example.com/{n}"} for n in range(3)]
+    entries = [
+        {"id": "set", "members": [{"text": "x", "name": "x"}, *forbidden]},
+        {"id": "more", "members": forbidden},
+    ]
+    with pytest.raises(Forbidden) as caught:
+        await resolver(entries).resolve(["set", "more", "set"], CALLER)
+    assert refused(caught) == ["set", "more"]
+
+
+async def test_of_a_collection_that_lacks_members_it_is_said_which(origin, resolver):
+    origin.add("/here", b"x")
+    origin.add("/gone", b"x", status(410))
+    origin.add("/lost", b"x", status(404))
+    members = [{"url": origin.url(path)} for path in ("/gone", "/here", "/lost")]
+    entries = [
+        {"id": "set", "members": members, "prefix": "a\nb"},
+        {"id": "one", "members": [{"url": origin.url("/gone")}]},
+    ]
+    made = resolver(entries)
+    resolution = await made.resolve(["set", "one"], CALLER, skip_missing=True)
+    assert [(member.id, member.name) for member in resolution.members] == [
+        ("set", "a_b/here"),
+        (None, "MISSING.txt"),
+    ]
+    listed = resolution.members[-1]
+    assert listed.source.decode().count("\n") == 3
+    assert [line.split("\t")[0] for line in listed.source.decode().splitlines()] == [
+        "set", "set", "one",
+    ]  # fmt: skip
+    assert [(refusal.id, refusal.reason.rpartition(": ")[2]) for refusal in resolution.missing] == [
+        ("set", "its origin answers 410"),
+        ("set", "its origin answers 404"),
+        ("one", "its origin answers 410"),
+    ]
+    assert "a_b/lost: " in resolution.missing[1].reason
+    assert resolution.missing[2].reason == "its origin answers 410"
+    with pytest.raises(ObjectMissing) as caught:
+        await made.resolve(["set"], CALLER)
+    assert refused(caught) == ["set"]
+
+
+async def test_a_list_of_what_is_missing_states_its_digests(origin, resolver):
+    """It is at hand: a zip needs no descriptor for it."""
+    made = resolver([{"id": "a", "text": "x", "name": "a"}])
+    listed = (await made.resolve(["a", "b"], CALLER, skip_missing=True)).members[-1]
+    assert listed == inline_member(listed)
+
+
+def inline_member(member):
+    entry = inline(member.source, member.name)
+    return member._replace(validator=entry.etag, digests=entry.digests, size=entry.size, mtime=0)
+
+
+@pytest.mark.parametrize("name", ["a/", "a//", "/", "../a/"])
+async def test_what_has_contents_is_a_file_whatever_its_name(origin, resolver, name):
+    """A directory's header in front of contents would make them headers of members."""
+    url = origin.add("/a", b"xyz")
+    table = Table({"a": (Entry(url, name),), "b": (Entry(url, name, 3, 1, '"e"'),)})
+    made = await resolver(table).resolve(["a"], CALLER)
+    assert [member.is_directory for member in made.members] == [False]
+    assert made.members[0].name == ("unnamed" if name == "/" else "a")
+    origin.add("/empty", b"")
+    table.entries["c"] = (Entry(origin.url("/empty"), name),)
+    assert not (await made_of(resolver(table), "c")).is_directory
+
+
+async def made_of(resolver, id_):
+    (member,) = (await resolver.resolve([id_], CALLER)).members
+    return member
+
+
+# Digests of what is empty.
+
+
+@pytest.mark.parametrize("algorithm", ["crc32", "md5", "sha256"])
+@pytest.mark.parametrize("asked", [False, True])
+async def test_an_empty_file_with_a_digest_that_none_has_is_502(origin, resolver, algorithm, asked):
+    """Nothing of it passes, so nothing else would notice."""
+    origin.add("/a", b"")
+    length = {"crc32": 8, "md5": 32, "sha256": 64}[algorithm]
+    line = bare if asked else stated
+    made = resolver([line(origin, "/a", **{algorithm: "1" * length})])
+    with pytest.raises(OriginError) as caught:
+        await made.resolve(["a"], CALLER)
+    assert caught.value.status == 502
+    assert refused(caught) == ["a"]
+    said = f"it is empty, and does not have the {algorithm} that the catalog states"
+    assert caught.value.detail == f"'a' cannot be had: {said}"
+
+
+async def test_an_empty_file_with_its_own_digests_is_a_member(origin, resolver):
+    origin.add("/a", b"")
+    digests = {
+        "crc32": "0" * 8,
+        "md5": "D41D8CD98F00B204E9800998ECF8427E",
+        "sha256": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+    }
+    made = await resolver([stated(origin, "/a", **digests)]).resolve(["a"], CALLER)
+    assert dict(made.members[0].digests) == {key: hex_.lower() for key, hex_ in digests.items()}
+
+
+# Checksums.
+
+
+async def test_checksums_are_a_last_member_behind_what_is_missing(origin, resolver):
+    origin.add("/a", b"x")
+    made = resolver([stated(origin, "/a"), {"id": "d", "name": "d/"}])
+    plain = await made.resolve(["a", "d", "b"], CALLER, skip_missing=True)
+    resolution = await made.resolve(["a", "d", "b"], CALLER, skip_missing=True, checksums="sha256")
+    *members, sums = resolution.members
+    assert members == plain.members
+    assert [member.name for member in members] == ["a", "d/", "MISSING.txt"]
+    assert (sums.name, sums.id, sums.mtime) == ("SHA256SUMS", None, 0)
+    assert sums.size == len(f"{'0' * 64}  a\n{'0' * 64}  MISSING.txt\n")
+    assert isinstance(sums.source, Listing)
+    assert sums.source.members == [members[0], members[2]]
+    assert resolution.renamed == []
+    assert Layout(tar, resolution.members).seekable
+
+
+@pytest.mark.parametrize("name", ["SHA256SUMS", "sha256sums", "SHA256SUMS/x"])
+async def test_checksums_give_way_to_a_member_of_their_name(origin, resolver, name):
+    """And list the member under its own."""
+    made = resolver([{"id": "a", "text": "x", "name": name}])
+    resolution = await made.resolve(["a"], CALLER, checksums="sha256")
+    assert [member.name for member in resolution.members] == [name, "SHA256SUMS (2)"]
+    assert resolution.renamed == [Renamed(None, "SHA256SUMS", "SHA256SUMS (2)")]
+    assert [member.name for member in resolution.members[-1].source.members] == [name]
+
+
+async def test_checksums_list_members_by_the_names_that_they_are_given(origin, resolver):
+    entries = [{"id": f"{n}", "text": "x", "name": "../a.txt"} for n in range(2)]
+    resolution = await resolver(entries).resolve(["0", "1"], CALLER, checksums="sha256")
+    names = [member.name for member in resolution.members]
+    assert names == ["a.txt", "a (2).txt", "SHA256SUMS"]
+    assert [member.name for member in resolution.members[-1].source.members] == names[:2]
+
+
+async def test_of_directories_alone_the_list_of_checksums_is_empty(origin, resolver):
+    made = resolver([{"id": "d", "name": "d/"}])
+    resolution = await made.resolve(["d"], CALLER, checksums="sha256")
+    assert [(member.name, member.size) for member in resolution.members] == [
+        ("d/", 0),
+        ("SHA256SUMS", 0),
+    ]
+    layout = Layout(tar, resolution.members)
+    assert list(layout.beforehand(0, layout.size)) == []
+    assert list(layout.beforehand(layout.described_start, layout.size)) == []
+
+
+async def test_checksums_count_neither_as_member_nor_as_bytes(origin, resolver):
+    """They are ours: what was asked for is within the limits."""
+    made = resolver([{"id": "a", "text": "x", "name": "a"}], limits=(1, 1))
+    assert len((await made.resolve(["a"], CALLER, checksums="sha256")).members) == 2
+
+
+async def test_1000_checksums_are_listed_in_steps(origin, resolver):
+    table, ids = a_table(origin, 1000)
+    resolving = asyncio.create_task(resolver(table).resolve(ids, CALLER, checksums="sha256"))
+    turns = 0
+    while not resolving.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert len((await resolving).members[-1].source.members) == 1000
+    plain = asyncio.create_task(resolver(table).resolve(ids, CALLER))
+    turns_without = 0
+    while not plain.done():
+        await asyncio.sleep(0)
+        turns_without += 1
+    assert turns >= turns_without + 1000 // STEP
 
 
 # Long lists.

@@ -83,7 +83,7 @@ def many(tmp_path_factory):
     directory = tmp_path_factory.mktemp("many")
     with Origin().in_thread() as origin:
         origin.add("/f", Object(b"contents", etag='"f"'))
-        origin.add("/slow", Object(Made(1 * GIB)))
+        origin.add("/slow", Object(Made(64 * GIB)))
         entries = [
             {
                 "id": f"id-{index:08d}",

@@ -2,8 +2,9 @@
 
 import asyncio
 import hashlib
+import socket
 import zlib
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from copy import deepcopy
 
 import faults
@@ -12,14 +13,18 @@ from aiohttp import ClientConnectionResetError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tarstream.digests import Digests
 from tarstream.errors import ObjectChanged, OriginError
 from tarstream.formats import tar
 from tarstream.layout import Layout, Member
+from tarstream.memory import LocalMemory
+from tarstream.observer import Observer
+from tarstream.splice import Pipe
 from tarstream.stores import Upstream, open_stores
 from tarstream.stores.guard import Policy
 from tarstream.stores.limit import Slots
 from tarstream.stores.literal import LiteralStore
-from tarstream.transfer import GATHER, MemberFailed, Reach, Transfer
+from tarstream.transfer import GATHER, MemberFailed, Reach, Supply, Transfer
 
 FAR = Reach(members=8, distance=4 * 1024**2)
 
@@ -42,6 +47,12 @@ class Client:
     @property
     def data(self):
         return b"".join(self.writes)
+
+
+def sending(pieces, store, slots, reach):
+    """A transfer of a format that defers nothing."""
+    supply = Supply(store, slots, reach, Observer())
+    return Transfer(pieces, Digests([], LocalMemory(0)), supply)
 
 
 def literal(*contents, **fields):
@@ -98,11 +109,11 @@ async def test_any_slice_arrives_and_no_write_ends_at_a_boundary(sizes, data):
     whole = b"".join(
         tar.before(m) + contents[i] + tar.after(m) for i, m in enumerate(layout.members)
     )
-    whole += tar.trailer()
+    whole += tar.end(len(layout.members), len(whole), 0)
     start = data.draw(st.integers(0, layout.size - 1))
     stop = data.draw(st.integers(start + 1, layout.size))
     client = Client()
-    transfer = Transfer(layout.slice(start, stop), LiteralStore(), Slots(9, 9**9), FAR)
+    transfer = sending(layout.slice(start, stop), LiteralStore(), Slots(20, 9**9), FAR)
     await transfer.run(client.begin)
     assert client.data == whole[start:stop]
     dangerous = {b for i, b in enumerate(sorted(boundaries(layout))) if sizes} - {stop}
@@ -120,17 +131,56 @@ async def test_any_slice_arrives_and_no_write_ends_at_a_boundary(sizes, data):
 async def test_small_members_are_gathered_and_padding_never_goes_alone():
     layout = Layout(tar, literal(*[b"x" * 100] * 1000))
     client = Client()
-    await Transfer(layout.slice(0, layout.size), LiteralStore(), Slots(9, 9**9), FAR).run(
+    await sending(layout.slice(0, layout.size), LiteralStore(), Slots(20, 9**9), FAR).run(
         client.begin
     )
     assert len(client.writes) < 1000 / 4
     layout = Layout(tar, literal(*[b"x" * 100_001] * 5))
     client = Client()
-    await Transfer(layout.slice(0, layout.size), LiteralStore(), Slots(9, 9**9), FAR).run(
+    await sending(layout.slice(0, layout.size), LiteralStore(), Slots(20, 9**9), FAR).run(
         client.begin
     )
     assert min(map(len, client.writes[:-1])) >= 512  # padding is shorter, a header is not
     assert max(map(len, client.writes)) < 100_001 + GATHER
+
+
+class Piped:
+    """A store of bytes of which all but the first and the last ten come in a pipe."""
+
+    @asynccontextmanager
+    async def open(self, source, start, stop, size, validator):
+        self.source = source
+        yield self
+
+    async def ready(self):
+        pass
+
+    async def copy_to(self, sink):
+        ours, theirs = socket.socketpair()
+        with ours, theirs, closing(Pipe()) as pipe:
+            ours.sendall(self.source[10:-10])
+            await sink.write(self.source[:10])
+            assert pipe.fill(theirs.fileno(), len(self.source)) == len(self.source) - 20
+            await sink.splice()(pipe)
+        await sink.write(self.source[-10:])
+
+
+async def test_what_was_gathered_goes_before_a_pipe():
+    layout = Layout(tar, literal(bytes(range(100))))
+    transfer = sending(layout.slice(0, layout.size), Piped(), Slots(20, 9**9), FAR)
+    client = Client()
+
+    async def take(pipe):
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            pipe.empty(ours.fileno())
+            await client.write(theirs.recv(1000))
+
+    transfer.client_splice = lambda: take
+    await transfer.run(client.begin)
+    whole = tar.before(layout.members[0]) + bytes(range(100)) + tar.after(layout.members[0])
+    assert client.data.startswith(whole)
+    assert bytes(range(10, 90)) in client.writes
 
 
 async def test_the_origin_sees_as_many_requests_at_a_time_as_ahead_says(origin, remote):
@@ -139,7 +189,7 @@ async def test_the_origin_sees_as_many_requests_at_a_time_as_ahead_says(origin, 
     members = [member(origin, f"/{i}", b"%d" % i * 50) for i in range(200)]
     layout = Layout(tar, members)
     client = Client()
-    await Transfer(layout.slice(0, layout.size), store, slots, FAR).run(client.begin)
+    await sending(layout.slice(0, layout.size), store, slots, FAR).run(client.begin)
     assert len(client.data) == layout.size
     # The member whose turn it is, and those ahead of it.
     assert FAR.members <= origin.most_in_flight <= FAR.members + 1
@@ -152,7 +202,7 @@ async def test_members_beyond_ahead_bytes_are_not_opened_yet(origin, remote):
     first = member(origin, "/first", b"f" * 300_000, faults.stall(at=100_000))
     rest = [member(origin, f"/{i}", b"x" * 40_000) for i in range(8)]
     layout = Layout(tar, [first, *rest])
-    transfer = Transfer(layout.slice(0, layout.size), store, slots, Reach(8, 300_000))
+    transfer = sending(layout.slice(0, layout.size), store, slots, Reach(8, 300_000))
     client = Client()
     task = asyncio.create_task(transfer.run(client.begin))
     await origin.until(lambda: origin.stalled and len(client.data) > 100_000)
@@ -172,7 +222,7 @@ async def test_no_slot_means_one_after_the_other(origin, remote):
     members = [member(origin, f"/{i}", b"x" * 10) for i in range(20)]
     layout = Layout(tar, members)
     slots = Slots(1, 64 * 1024**2)
-    await Transfer(layout.slice(0, layout.size), store, slots, FAR).run(Client().begin)
+    await sending(layout.slice(0, layout.size), store, slots, FAR).run(Client().begin)
     assert origin.most_in_flight == 1
 
 
@@ -182,12 +232,12 @@ async def test_slots_are_given_back_whatever_happens(origin, remote):
     members = [member(origin, f"/{i}", b"x" * 5000) for i in range(20)]
     layout = Layout(tar, members)
     before = deepcopy(vars(slots))
-    await Transfer(layout.slice(0, layout.size), store, slots, FAR).run(Client().begin)
+    await sending(layout.slice(0, layout.size), store, slots, FAR).run(Client().begin)
     with pytest.raises(ClientConnectionResetError):
-        await Transfer(layout.slice(0, layout.size), store, slots, FAR).run(Client(100).begin)
+        await sending(layout.slice(0, layout.size), store, slots, FAR).run(Client(100).begin)
     origin.add("/3", b"changed")
     with pytest.raises(MemberFailed):
-        await Transfer(layout.slice(0, layout.size), store, slots, FAR).run(Client().begin)
+        await sending(layout.slice(0, layout.size), store, slots, FAR).run(Client().begin)
     assert vars(slots) == before
 
 
@@ -197,7 +247,7 @@ async def test_everything_stops_when_the_client_leaves(origin, remote):
     members = [member(origin, f"/{i}", b"x" * 5000) for i in range(20)]
     layout = Layout(tar, members)
     tasks = asyncio.all_tasks()
-    transfer = Transfer(layout.slice(0, layout.size), store, slots, FAR)
+    transfer = sending(layout.slice(0, layout.size), store, slots, FAR)
     task = asyncio.create_task(transfer.run(Client().begin))
     await origin.until(lambda: origin.stalled >= FAR.members)
     task.cancel()
@@ -211,7 +261,7 @@ async def test_a_client_that_leaves_is_not_taken_for_a_failing_origin(origin, re
     store, slots = remote
     layout = Layout(tar, [member(origin, "/a", b"x" * 200_000)])
     with pytest.raises(ClientConnectionResetError):
-        await Transfer(layout.slice(0, layout.size), store, slots, FAR).run(Client(1).begin)
+        await sending(layout.slice(0, layout.size), store, slots, FAR).run(Client(1).begin)
     assert len(origin.asked("/a")) == 1
 
 
@@ -220,7 +270,7 @@ async def test_nothing_begins_before_the_first_member_is_open(origin, remote):
     layout = Layout(tar, [member(origin, "/a", b"x" * 2000, faults.status(500))])
     client = Client()
     with pytest.raises(MemberFailed) as failed:
-        await Transfer(layout.slice(0, layout.size), store, slots, FAR).run(client.begin)
+        await sending(layout.slice(0, layout.size), store, slots, FAR).run(client.begin)
     assert failed.value.member.name == "a"
     assert isinstance(failed.value.cause, OriginError)
     assert client.writes == []
@@ -230,7 +280,7 @@ async def test_a_slice_without_contents_opens_nothing(origin, remote):
     store, slots = remote
     layout = Layout(tar, [member(origin, "/a", b"x" * 2000)])
     client = Client()
-    await Transfer(layout.slice(0, 512), store, slots, FAR).run(client.begin)
+    await sending(layout.slice(0, 512), store, slots, FAR).run(client.begin)
     assert client.data == tar.before(layout.members[0])
     assert origin.requests == []
 
@@ -241,7 +291,7 @@ async def test_the_cut_after_a_member_that_cannot_be_opened_is_inside_it(origin,
     first = member(origin, "/a", b"a" * size)
     second = member(origin, "/b", b"b" * 3000, faults.status(404))
     layout = Layout(tar, [first, second])
-    transfer = Transfer(layout.slice(0, layout.size), store, slots, FAR)
+    transfer = sending(layout.slice(0, layout.size), store, slots, FAR)
     client = Client()
     with pytest.raises(MemberFailed) as failed:
         await transfer.run(client.begin)
@@ -254,7 +304,7 @@ async def test_the_cut_after_a_member_that_cannot_be_opened_is_inside_it(origin,
 @pytest.mark.parametrize("size", [512, 1024, 65_536, 262_144])
 async def test_a_member_that_turns_out_wrong_at_its_end_is_not_finished(size):
     layout = Layout(tar, literal(b"x" * size, b"y", digests=(("crc32", "00000000"),)))
-    transfer = Transfer(layout.slice(0, layout.size), LiteralStore(), Slots(9, 9**9), FAR)
+    transfer = sending(layout.slice(0, layout.size), LiteralStore(), Slots(20, 9**9), FAR)
     client = Client()
     with pytest.raises(MemberFailed) as failed:
         await transfer.run(client.begin)
@@ -277,7 +327,7 @@ async def test_wherever_it_ends_the_cut_is_inside_contents(sizes):
 
     for count in range(len(pieces)):
         client = Client()
-        transfer = Transfer(broken(count), LiteralStore(), Slots(9, 9**9), Reach(0, 0))
+        transfer = sending(broken(count), LiteralStore(), Slots(20, 9**9), Reach(0, 0))
         with pytest.raises(RuntimeError):
             await transfer.run(client.begin)
         assert len(client.data + transfer.abort()) not in bad
@@ -288,7 +338,7 @@ async def test_digests_that_are_right_are_let_through():
     digests = (("crc32", f"{zlib.crc32(data):08x}"), ("sha256", hashlib.sha256(data).hexdigest()))
     layout = Layout(tar, literal(data, digests=digests))
     client = Client()
-    transfer = Transfer(layout.slice(0, layout.size), LiteralStore(), Slots(9, 9**9), FAR)
+    transfer = sending(layout.slice(0, layout.size), LiteralStore(), Slots(20, 9**9), FAR)
     await transfer.run(client.begin)
     assert len(client.data) == layout.size
 
@@ -296,7 +346,7 @@ async def test_digests_that_are_right_are_let_through():
 async def test_a_part_of_a_member_is_not_held_to_its_digest():
     layout = Layout(tar, literal(b"contents", digests=(("crc32", "00000000"),)))
     client = Client()
-    transfer = Transfer(layout.slice(513, 516), LiteralStore(), Slots(9, 9**9), FAR)
+    transfer = sending(layout.slice(513, 516), LiteralStore(), Slots(20, 9**9), FAR)
     await transfer.run(client.begin)
     assert client.data == b"ont"
 
@@ -305,7 +355,7 @@ async def test_a_member_that_breaks_off_is_repaired_and_counted(origin, remote):
     store, slots = remote
     data = origin_bytes = bytes(range(256)) * 2000
     layout = Layout(tar, [member(origin, "/a", data, faults.rst(at=300_000, times=1))])
-    transfer = Transfer(layout.slice(0, layout.size), store, slots, FAR)
+    transfer = sending(layout.slice(0, layout.size), store, slots, FAR)
     client = Client()
     await transfer.run(client.begin)
     assert client.data[512 : 512 + len(data)] == origin_bytes
@@ -317,7 +367,7 @@ async def test_what_an_origin_drips_is_passed_on_as_it_comes(origin, remote):
     store, slots = remote
     layout = Layout(tar, [member(origin, "/a", b"x" * 5000, faults.stall(at=1000))])
     client = Client()
-    transfer = Transfer(layout.slice(0, layout.size), store, slots, FAR)
+    transfer = sending(layout.slice(0, layout.size), store, slots, FAR)
     task = asyncio.create_task(transfer.run(client.begin))
     await origin.until(lambda: len(client.data) == 512 + 1000)
     origin.release()
