@@ -7,10 +7,9 @@ import sys
 import time
 from pathlib import Path
 
-from tarstream.auth import parse_key
-from tarstream.signing import Key, sign
+from tarstream.signing import Key, parse_key, sign
 
-SECRET = "TARSTREAM_SIGN_SECRET"  # noqa: S105 - the name of a variable
+SECRET = "TARSTREAM_SIGN_SECRET"  # nosec B105 # noqa: S105 - the name of a variable
 
 _DURATION = re.compile(r"(?P<number>[1-9][0-9]{0,9})(?P<unit>[smhd])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from tarstream.errors import Unavailable
+from tarstream.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -14,8 +15,21 @@ logger = logging.getLogger(__name__)
 class Admission:
     """Counts archives that are being planned or sent, and ends them at last."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, metrics: Metrics) -> None:
         self._limit = limit
+        self._metrics = metrics
+        metrics.show(
+            "archives_in_flight", "Archives being planned or sent.", lambda: len(self._busy)
+        )
+        metrics.show(
+            "archives_limit", "[limits] max_archives: how many may be in flight.", lambda: limit
+        )
+        metrics.show(
+            "draining",
+            "1 from the signal to shut down on, else 0.",
+            lambda: int(self.leaving),
+            across=max,
+        )
         self._busy: set[asyncio.Task[Any]] = set()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -30,8 +44,10 @@ class Admission:
     def admitted(self) -> Iterator[None]:
         """Count the current task, or raise Unavailable."""
         if self.draining:
+            self._metrics.rejected("draining")
             raise Unavailable("the gateway is shutting down; ask another one, or later")
         if len(self._busy) >= self._limit:
+            self._metrics.rejected("full")
             raise Unavailable("as many archives are under way as [limits] max_archives allows")
         task = asyncio.current_task()
         assert task is not None

@@ -12,12 +12,13 @@ from typing import Any
 
 from aiohttp import web
 
-from tarstream import conditional, plan
+from tarstream import conditional, openapi, plan
 from tarstream.admission import Admission
 from tarstream.archive import Archive, Archives
 from tarstream.assembly import open_archives
 from tarstream.auth import Authorizer, Grant, Unauthorized
 from tarstream.catalogs.base import Caller, Catalog
+from tarstream.compress import Compression
 from tarstream.config import Settings
 from tarstream.download import Download
 from tarstream.errors import (
@@ -29,10 +30,13 @@ from tarstream.errors import (
     Unavailable,
     VersionConflict,
 )
+from tarstream.formats import KINDS
+from tarstream.metrics import Metrics
 from tarstream.problem import Problem, problem
 from tarstream.query import MAX_URL, ArchiveRequest
-from tarstream.request import CALLER, MAX_BODY, caller_of, read, wants_lines
-from tarstream.response import BEGUN, WatchedResponse, archive_headers
+from tarstream.request import ARRIVED, CALLER, MAX_BODY, caller_of, read, route_of, wants_lines
+from tarstream.response import BEGUN, CompressedResponse, WatchedResponse, archive_headers
+from tarstream.stores.credentials import Credential, Credentials
 from tarstream.transfer import MemberFailed
 
 logger = logging.getLogger(__name__)
@@ -73,23 +77,42 @@ def runner_of(gateway: "Gateway") -> web.AppRunner:
 class Gateway:
     """Archives over HTTP, for as long as the process runs."""
 
-    def __init__(self, settings: Settings, catalog: Catalog) -> None:
+    def __init__(
+        self, settings: Settings, catalog: Catalog, metrics: Metrics | None = None
+    ) -> None:
         self._settings = settings
         self._catalog = catalog
         self._archives: Archives
         self._authorizer = Authorizer(settings.auth, settings.server.base_path)
-        self._admission = Admission(settings.limits.max_archives)
+        self._credentials = Credentials(
+            Credential(**each.model_dump()) for each in settings.upstream.credentials
+        )
+        self._levels = settings.compression.levels
+        self._metrics = metrics or Metrics()
+        self._admission = Admission(settings.limits.max_archives, self._metrics)
 
     def application(self) -> web.Application:
         """The application, to be run by `runner_of`."""
         app = web.Application(middlewares=[self._answer], client_max_size=MAX_BODY)
         app.cleanup_ctx.append(self._running)
         app.on_response_prepare.append(_add_common_headers)
-        for path, handler in (("/archive", self._archive), ("/plan", self._plan)):
-            app.router.add_get(path, handler)
-            app.router.add_post(path, handler)
+        for path in ("/archive", "/archive.{suffix}"):
+            app.router.add_get(path, self._archive)
+            app.router.add_post(path, self._archive)
+        app.router.add_get("/plan", self._plan)
+        app.router.add_post("/plan", self._plan)
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
+        app.router.add_get("/openapi.json", self._openapi)
+        if not self._settings.metrics.port:
+            app.router.add_get("/metrics", self._numbers)
+        return app
+
+    def metrics_application(self) -> web.Application:
+        """`/metrics` alone, for a port of its own."""
+        app = web.Application()
+        app.on_response_prepare.append(_add_common_headers)
+        app.router.add_get("/metrics", self._numbers)
         return app
 
     async def drain(self) -> int:
@@ -106,10 +129,12 @@ class Gateway:
         return await self._admission.cut(0)
 
     async def _running(self, app: web.Application) -> AsyncIterator[None]:
-        async with open_archives(self._settings, self._catalog) as self._archives:
+        opened = open_archives(self._settings, self._catalog, self._credentials, self._metrics)
+        async with opened as self._archives:
             watching = [
                 asyncio.create_task(_watched("the catalog is", self._catalog.watch())),
                 asyncio.create_task(_watched("tokens and keys are", self._authorizer.watch())),
+                asyncio.create_task(_watched("credentials are", self._credentials.watch())),
             ]
             try:
                 yield
@@ -121,6 +146,7 @@ class Gateway:
     @web.middleware
     async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Turn what is raised into an answer, or into a broken connection once one has begun."""
+        request[ARRIVED] = asyncio.get_running_loop().time()
         request[CALLER] = caller = caller_of(request, self._settings.server.trusted_proxies)
         try:
             # Whatever is not open to all is closed: routes that are yet to come, unknown ones too.
@@ -141,26 +167,41 @@ class Gateway:
                 response = await self._send_problem(request, _refusal(error, caller))
         if self._admission.draining:
             response.force_close()
+        self._metrics.answered(route_of(request), response.status)
         return response
 
     async def _healthz(self, request: web.Request) -> web.StreamResponse:
-        return web.Response(text="ok\n")
+        return web.Response(text="ok\n", headers=_NOT_KEPT)
 
     async def _readyz(self, request: web.Request) -> web.StreamResponse:
         if self._admission.leaving:
             raise Unavailable("the gateway is shutting down")
-        return web.Response(text="ready\n")
+        return web.Response(text="ready\n", headers=_NOT_KEPT)
+
+    async def _openapi(self, request: web.Request) -> web.StreamResponse:
+        resources = request.app.router.resources()
+        document = openapi.document(
+            [(route.method, resource.canonical) for resource in resources for route in resource],
+            base_path=self._settings.server.base_path,
+            auth=self._settings.auth.kind,
+        )
+        return web.json_response(document, headers=_NOT_KEPT)
+
+    async def _numbers(self, request: web.Request) -> web.StreamResponse:
+        body, media_type = self._metrics.exposition(request.headers.get("Accept", ""))
+        return web.Response(body=body, headers={**_NOT_KEPT, "Content-Type": media_type})
 
     async def _plan(self, request: web.Request) -> web.StreamResponse:
         with self._admission.admitted():
             asked = await self._read(request)
             archive = await self._planned(asked, request[CALLER])
-            url = asked.path(self._settings.server.base_path + "/archive", archive.tag)
+            tag = archive.tag if KINDS[asked.format].coding is None else None
+            url = asked.path(self._settings.server.base_path + "/archive", tag)
             if url is not None:
                 url = request[GRANT].signed(url)
                 url = url if len(url) <= MAX_URL else None
             if wants_lines(request):
-                headers = _line_headers(archive, url)
+                headers = _NOT_KEPT | plan.line_headers(archive, asked.format, url)
                 return await self._send(request, headers, None, plan.as_lines(archive))
             body = []
             for chunk in plan.as_json(archive, asked.format, url):
@@ -207,8 +248,21 @@ class Gateway:
         self, request: web.Request, asked: ArchiveRequest, archive: Archive
     ) -> web.StreamResponse:
         caller = request[CALLER]
-        selection = conditional.select(request.method, request.headers, archive.etag, archive.size)
-        headers = archive_headers(archive, asked, selection, public=self._settings.server.public)
+        kind = KINDS[asked.format]
+        etag = kind.etag(archive.etag)
+        selection = conditional.select(request.method, request.headers, etag, archive.size)
+        digests = await self._archives.digests(archive, selection.start, selection.stop)
+        if digests is None:
+            # Only a part can follow from what does not pass with it.
+            selection = conditional.Selection(200, 0, archive.size)
+            digests = await self._archives.digests(archive, 0, archive.size)
+        headers = archive_headers(
+            archive,
+            asked,
+            selection,
+            public=self._settings.server.public,
+            seekable=kind.coding is None and await self._archives.seekable(archive),
+        )
         if selection.status == 304:
             return web.Response(status=304, headers=headers)
         if selection.status == 412:
@@ -218,13 +272,17 @@ class Gateway:
             detail = f"the archive has {archive.size} bytes"
             return await self._send_problem(request, problem(416, detail, caller, headers))
         if request.method == "HEAD":
-            return _head(headers, archive.size)
+            return _head(headers, archive.size if kind.coding is None else None)
         start, stop = selection.start, selection.stop
-        response = WatchedResponse(
-            headers, stop - start, self._settings.limits.stall_timeout, selection.status
-        )
-        download = Download(self._archives, archive, response, caller, self._admission)
-        await download.run(request, start, stop)
+        stall_timeout = self._settings.limits.stall_timeout
+        if kind.coding is None:
+            response = WatchedResponse(headers, stop - start, stall_timeout, selection.status)
+        else:
+            compression = Compression(kind.coding, self._levels)
+            response = CompressedResponse(headers, compression, stall_timeout)
+        assert digests is not None  # nothing precedes the whole
+        download = Download(self._archives, archive, response, self._admission, self._metrics)
+        await download.run(request, start, stop, digests)
         return response
 
     async def _read(self, request: web.Request) -> ArchiveRequest:
@@ -234,7 +292,11 @@ class Gateway:
         """The archive that is asked for, which is the one that `version` names if it names one."""
         for _ in range(2):
             archive = await self._archives.plan(
-                asked.ids, asked.format, caller, skip_missing=asked.missing == "skip"
+                asked.ids,
+                KINDS[asked.format].format,
+                caller,
+                skip_missing=asked.missing == "skip",
+                checksums=asked.checksums,
             )
             if asked.version in {None, archive.tag}:
                 return archive
@@ -287,22 +349,6 @@ def _head(headers: Mapping[str, str], length: int | None, status: int = 200) -> 
     response = web.StreamResponse(headers=headers, status=status)
     response.content_length = length
     return response
-
-
-def _line_headers(archive: Archive, url: str | None) -> dict[str, str]:
-    """What a plan of lines has no line for."""
-    headers = {
-        **_NOT_KEPT,
-        "Content-Type": "application/x-ndjson",
-        "X-Archive-Size": str(archive.size),
-        "X-Archive-Members": str(len(archive.layout.members)),
-        "X-Accel-Buffering": "no",
-    }
-    if archive.etag:
-        headers["ETag"] = archive.etag
-    if url:
-        headers["Link"] = f'<{url}>; rel="canonical"'
-    return headers
 
 
 async def _add_common_headers(request: web.BaseRequest, response: web.StreamResponse) -> None:

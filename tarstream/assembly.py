@@ -2,23 +2,39 @@
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from math import inf
+from socket import socket
+from weakref import WeakSet
 
 from tarstream.archive import Archives
+from tarstream.asking import AT_ONCE
 from tarstream.catalogs.base import Catalog
 from tarstream.config import Settings
+from tarstream.digests import DigestKey
 from tarstream.memory import LocalMemory
+from tarstream.metrics import Metrics
 from tarstream.resolve import Limits, Resolver
 from tarstream.stores import Upstream, open_stores
+from tarstream.stores.credentials import Credentials
 from tarstream.stores.guard import Policy
 from tarstream.stores.limit import Slots
-from tarstream.transfer import Reach
+from tarstream.transfer import Reach, Supply
 
+_DIGESTS = 100_000  # remembered; about 30 MiB
 _REMEMBERED = 50_000  # answers to HEAD, at least; a few archives of any size that is allowed
 
 
 @asynccontextmanager
-async def open_archives(settings: Settings, catalog: Catalog) -> AsyncIterator[Archives]:
+async def open_archives(
+    settings: Settings, catalog: Catalog, credentials: Credentials, metrics: Metrics
+) -> AsyncIterator[Archives]:
     """Archives of what a catalog knows; closes what they hold open."""
+    sockets: WeakSet[socket] = WeakSet()
+    metrics.show(
+        "upstream_connections",
+        "Connections to HTTP origins that are open, those kept for later included.",
+        lambda: sum(each.fileno() != -1 for each in sockets),
+    )
     upstream, limits = settings.upstream, settings.limits
     slots = Slots(upstream.connections, upstream.ahead_total_bytes)
     async with AsyncExitStack() as stack:
@@ -30,6 +46,9 @@ async def open_archives(settings: Settings, catalog: Catalog) -> AsyncIterator[A
                 patience=upstream.patience,
                 attempts=upstream.attempts,
                 min_rate=upstream.min_rate,
+                credentials=credentials,
+                observer=metrics,
+                sockets=sockets,
             ),
             slots,
             stack,
@@ -39,7 +58,14 @@ async def open_archives(settings: Settings, catalog: Catalog) -> AsyncIterator[A
             guard,
             store,
             LocalMemory(upstream.remember, limit=max(_REMEMBERED, 5 * limits.max_members)),
-            Limits(limits.max_members, limits.max_bytes, upstream.plan_timeout),
+            Limits(
+                limits.max_members,
+                limits.max_bytes,
+                upstream.plan_timeout,
+                min(AT_ONCE, slots.at_once),
+            ),
         )
         reach = Reach(upstream.ahead, upstream.ahead_bytes)
-        yield Archives(resolver, store, slots, reach)
+        remembered: LocalMemory[DigestKey, str] = LocalMemory(inf, limit=_DIGESTS)
+        supply = Supply(store, slots, reach, metrics, settings.server.zero_copy)
+        yield Archives(resolver, supply, remembered, settings.zip.reread_bytes)

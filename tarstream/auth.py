@@ -7,12 +7,10 @@ import asyncio
 import hashlib
 import hmac
 import json
-import logging
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Generic, Literal, Self, TypeVar
 
 from pydantic import (
@@ -27,13 +25,15 @@ from pydantic_settings import NoDecode
 
 from tarstream.conditional import Fields
 from tarstream.errors import TarstreamError
-from tarstream.signing import KEY_ID, Key, SignatureError, read_signature, signed_as_it_is
-from tarstream.watched import WatchedFile
-
-logger = logging.getLogger(__name__)
-
-MIN_SECRET = 16
-"""Characters. A shorter one can be guessed; a signing secret even without asking us."""
+from tarstream.signing import (
+    MIN_SECRET,
+    Key,
+    SignatureError,
+    parse_key,
+    read_signature,
+    signed_as_it_is,
+)
+from tarstream.watched import Reloaded
 
 # Every 401 has a challenge (RFC 9110 15.5.2). For signed URLs no scheme is registered.
 _BEARER = 'Bearer realm="tarstream"'
@@ -43,8 +43,6 @@ _SIGNED_URL = 'Signed-URL realm="tarstream"'
 #               credentials = "Bearer" 1*SP b64token
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 _CREDENTIALS = re.compile(r"bearer +(?P<token>[^ ].*)", re.IGNORECASE | re.DOTALL)
-
-_KEY = re.compile(rf"(?P<id>{KEY_ID.pattern})[ \t]+(?P<secret>[!-~]+)")
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -68,10 +66,6 @@ class NotAllowed(TarstreamError):
     status = 403
 
 
-class SecretsError(Exception):
-    """Secrets that cannot be used; the message says where and why, for operators."""
-
-
 def parse_token(line: str) -> tuple[bytes, None]:
     """A token, as its digest: all are of one length, and none is of use to who finds it."""
     if not _TOKEN.fullmatch(line):
@@ -79,18 +73,6 @@ def parse_token(line: str) -> tuple[bytes, None]:
     if len(line) < MIN_SECRET:
         raise ValueError(f"a token has at least {MIN_SECRET} characters")
     return _digest(line), None
-
-
-def parse_key(line: str) -> tuple[str, Key]:
-    """A key for signed URLs, by its id: `id secret`. The secret is the bytes that stand there."""
-    found = _KEY.fullmatch(line)
-    if not found:
-        raise ValueError(
-            "a key is an id (1 to 64 letters, digits and '._-'), a blank, and a secret without any"
-        )
-    if len(found["secret"]) < MIN_SECRET:
-        raise ValueError(f"the secret of a key has at least {MIN_SECRET} characters")
-    return found["id"], Key(found["id"], found["secret"].encode())
 
 
 def _secrets(value: object) -> object:
@@ -162,7 +144,7 @@ class Grant:
 
 
 class Authorizer:
-    """Lets requests in, or not. Raises SecretsError when its files cannot be read at first.
+    """Lets requests in, or not. Raises Unusable when its files cannot be used at first.
 
     `base_path` is what a proxy takes away from the beginning of the paths that are signed.
     """
@@ -238,42 +220,30 @@ class _InForce(Generic[K, V]):
     def __init__(self, parse: Parse[K, V], given: Iterable[SecretStr], path: str) -> None:
         self._parse = parse
         self._given = _parsed(parse, given)
-        self._path = path
-        # Looked at before it is read, so that no change is missed.
-        self._file = WatchedFile(Path(path)) if path else None
-        self.value: Mapping[K, V] = self._load() if path else self._given
+        self._file = Reloaded(path, self._load, "secrets") if path else None
+
+    @property
+    def value(self) -> Mapping[K, V]:
+        return self._given if self._file is None else self._file.value
 
     async def watch(self) -> None:
-        """Take over new versions of the file; one bad line rejects all of it."""
-        while self._file is not None:
-            await self._file.changed()
-            try:
-                self.value = await asyncio.to_thread(self._load)
-            except SecretsError as error:
-                logger.error("secrets rejected, the previous ones stay in force: %s", error)
-            else:
-                logger.info("secrets loaded: %d in force, of %s", len(self.value), self._path)
+        if self._file is not None:
+            await self._file.watch()
 
-    def _load(self) -> dict[K, V]:
-        try:
-            lines = Path(self._path).read_bytes().splitlines()
-        except OSError as error:
-            reason = (error.strerror or "cannot be read").lower()
-            raise SecretsError(f"{self._path}: {reason}") from None
-        except ValueError:
-            raise SecretsError(f"{self._path!r}: is not a path") from None
+    def _load(self, data: bytes) -> dict[K, V]:
+        """One bad line rejects all of it."""
         found = dict(self._given)
-        number, empty = 0, True
-        try:
-            for number, line in enumerate(lines, 1):  # noqa: B007 - errors name it
-                text = line.decode("latin-1").strip(" \t")
-                if text and not text.startswith("#"):
+        empty = True
+        for number, line in enumerate(data.splitlines(), 1):
+            text = line.decode("latin-1").strip(" \t")
+            if text and not text.startswith("#"):
+                try:
                     _add(found, self._parse(text))
-                    empty = False
-        except ValueError as error:
-            raise SecretsError(f"{self._path}:{number}: {error}") from None
+                except ValueError as error:
+                    raise ValueError(f"{number}: {error}") from None
+                empty = False
         if empty:
-            raise SecretsError(f"{self._path}: holds nothing but blank lines and comments")
+            raise ValueError(" holds nothing but blank lines and comments")
         return found
 
 

@@ -12,7 +12,7 @@ from functools import reduce
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from operator import or_
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -23,8 +23,8 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
-from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -36,6 +36,10 @@ from pydantic_settings import (
 
 from tarstream.auth import Auth
 from tarstream.catalogs import CATALOGS
+from tarstream.compress import RANGES, Levels
+from tarstream.errors import Forbidden
+from tarstream.mistakes import line_of, variable
+from tarstream.stores.credentials import FIELD_NAME, NOT_TO_BE_SET
 from tarstream.stores.guard import Policy
 
 
@@ -58,6 +62,18 @@ def _texts(value: object) -> tuple[str, ...]:
 
 def _networks(value: object) -> tuple[IPv4Network | IPv6Network, ...]:
     return tuple(map(ip_network, _texts(value)))
+
+
+def _tables(value: object) -> object:
+    """A list of tables; in the environment it is JSON."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            raise ValueError("must be a JSON list of objects") from None
+    if not isinstance(value, list | tuple):
+        raise ValueError("must be a list of tables")
+    return tuple(value)
 
 
 Texts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_texts)]
@@ -95,11 +111,20 @@ class Server(_Section):
 
     host: str = Field(default="127.0.0.1", min_length=1)
     port: int = Field(default=8080, ge=0, le=65535)
+    workers: int = Field(default=1, ge=1, le=256)
     shutdown_timeout: float = Field(default=300, ge=0, allow_inf_nan=False)
     drain_delay: float = Field(default=0, ge=0, allow_inf_nan=False)
     base_path: str = ""
     trusted_proxies: Networks = ()
     public: bool = False
+    zero_copy: bool = True
+
+    @field_validator("workers")
+    @classmethod
+    def _can_be_forked(cls, value: int) -> int:
+        if value > 1 and not hasattr(os, "fork"):
+            raise ValueError("must be 1 on this system")
+        return value
 
     @field_validator("base_path")
     @classmethod
@@ -109,11 +134,53 @@ class Server(_Section):
         return value
 
 
+class Metrics(_Section):
+    """`[metrics]`."""
+
+    host: str = Field(default="127.0.0.1", min_length=1)
+    port: int = Field(default=0, ge=0, le=65535)
+
+
 class Log(_Section):
     """`[log]`."""
 
     format: Literal["text", "json"] = "text"
     level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class OriginCredential(_Section):
+    """`[[upstream.credentials]]`."""
+
+    origin: str
+    header: str
+    env: str = ""
+    file: str = ""
+
+    @field_validator("origin")
+    @classmethod
+    def _is_an_origin(cls, value: str) -> str:
+        (rule,) = Policy([value]).rules
+        if rule.wildcard or not rule.host:
+            raise ValueError("must be one origin, like 'https://files.example.com'")
+        return value
+
+    @field_validator("header")
+    @classmethod
+    def _is_a_header(cls, value: str) -> str:
+        if not FIELD_NAME.fullmatch(value):
+            raise ValueError("must be the name of a header, like 'Authorization'")
+        if value.lower() in NOT_TO_BE_SET:
+            raise ValueError(f"{value} says what is asked for, and cannot be set")
+        return value
+
+    @model_validator(mode="after")
+    def _has_one_value(self) -> Self:
+        if bool(self.env) == bool(self.file):
+            raise ValueError("needs env or file, and not both")
+        return self
+
+
+Credentials = Annotated[tuple[OriginCredential, ...], NoDecode, BeforeValidator(_tables)]
 
 
 class Upstream(_Section):
@@ -131,12 +198,47 @@ class Upstream(_Section):
     plan_timeout: Seconds = 60
     connections: int = Field(default=100, ge=1)
     remember: float = Field(default=10, ge=0, allow_inf_nan=False)
+    credentials: Credentials = ()
 
     @field_validator("allow")
     @classmethod
     def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         Policy(value)
         return value
+
+    @field_validator("credentials")
+    @classmethod
+    def _are_of_use(
+        cls, value: tuple[OriginCredential, ...], info: ValidationInfo
+    ) -> tuple[OriginCredential, ...]:
+        policy, seen = Policy(info.data.get("allow", ())), set()
+        for each in value:
+            try:
+                policy.rule(each.origin)
+            except Forbidden:
+                raise ValueError(f"{each.origin!r} is not in allow") from None
+            if (key := (each.origin.lower(), each.header.lower())) in seen:
+                raise ValueError(f"{each.origin!r} has {each.header!r} twice")
+            seen.add(key)
+        return value
+
+
+class Zip(_Section):
+    """`[zip]`."""
+
+    reread_bytes: ByteSize = Field(default=ByteSize(256 * 1024**2), ge=0)
+
+
+class Compression(_Section):
+    """`[compression]`."""
+
+    gzip_level: int = Field(default=Levels().gzip, ge=1, le=RANGES["gzip"][-1])
+    zstd_level: int = Field(default=Levels().zstd, ge=1, le=RANGES["zstd"][-1])
+
+    @property
+    def levels(self) -> Levels:
+        """As compressors take them."""
+        return Levels(self.gzip_level, self.zstd_level)
 
 
 class Limits(_Section):
@@ -171,7 +273,10 @@ class Settings(BaseSettings):
     catalog: CatalogSettings
     upstream: Upstream
     limits: Limits = Limits()
+    zip: Zip = Zip()
+    compression: Compression = Compression()
     log: Log = Log()
+    metrics: Metrics = Metrics()
 
 
 def load(path: Path) -> Settings:
@@ -202,7 +307,7 @@ def load(path: Path) -> Settings:
     except OSError as error:
         lines.append(f"{path}: {(error.strerror or 'cannot be read').lower()}")
     except ValidationError as error:
-        lines += [_line(path, mistake) for mistake in error.errors()]
+        lines += [line_of(path, mistake) for mistake in error.errors()]
     except (ValueError, RecursionError) as error:
         lines.append(f"{path}: not valid TOML: {error}")
     else:
@@ -224,11 +329,6 @@ def sections() -> Iterator[tuple[str, type[BaseModel]]]:
             yield section, field.annotation
 
 
-def variable(section: str, key: str) -> str:
-    """The environment variable of a setting."""
-    return f"TARSTREAM_{section}__{key}".upper()
-
-
 def _strays(known: AbstractSet[str]) -> list[str]:
     """Variables that look like settings and are none, in upper case."""
     whole = {f"TARSTREAM_{section}".upper() for section, _ in sections()}
@@ -238,53 +338,3 @@ def _strays(known: AbstractSet[str]) -> list[str]:
         for name in {name.upper() for name in os.environ} - known
         if name in whole or (name.startswith("TARSTREAM_") and "__" in name)
     )
-
-
-def _line(path: Path, mistake: ErrorDetails) -> str:
-    """One mistake: where it stands, and what it must be instead."""
-    section, *rest = (
-        text if (text := str(part)).isprintable() else repr(text) for part in mistake["loc"]
-    )
-    kind = rest.pop(0) if section == "catalog" and rest else ""  # which it was taken for
-    key = rest[0] if rest else "kind" if mistake["type"].startswith("union_tag") else ""
-    what = _what(mistake)
-    if not key and mistake["type"] == "extra_forbidden":
-        what = "is not a section"
-    if variable(section, key) in map(str.upper, os.environ):
-        return f"{variable(section, key)}: {what}"
-    if kind and mistake["type"] == "extra_forbidden":
-        what += f" of kind {kind!r}"
-    return f"{path}: {f'[{section}] {key}'.rstrip()}: {what}"
-
-
-_WHAT = {
-    "missing": "is required",
-    "extra_forbidden": "is not a setting",
-    "model_type": "must be a section",
-    "model_attributes_type": "must be a section",
-    "greater_than_equal": "must be at least {ge:g}",
-    "greater_than": "must be more than {gt:g}",
-    "less_than_equal": "must be at most {le}",
-    "too_short": "must not be empty",
-    "string_too_short": "must not be empty",
-    "union_tag_not_found": "is required",
-    "union_tag_invalid": "must be one of {expected_tags}",
-    "literal_error": "must be {expected}",
-    "value_error": "{error}",
-    "finite_number": "must be a finite number",
-    "byte_size": "must be a number of bytes, like '4 MiB'",
-    "byte_size_unit": "has an unknown unit {unit!r}; write it like '4 MiB'",
-    "string_type": "must be a string",
-    "path_type": "must be a path",
-    "int": "must be a whole number",
-    "float": "must be a number",
-    "bool": "must be true or false",
-}
-"""What the library's types of mistakes say to operators."""
-
-
-def _what(mistake: ErrorDetails) -> str:
-    context: dict[str, Any] = mistake.get("ctx", {})
-    kind = mistake["type"]
-    said = _WHAT.get(kind) or _WHAT.get(kind.partition("_")[0])
-    return mistake["msg"] if said is None else said.format(**context)

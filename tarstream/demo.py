@@ -4,6 +4,7 @@ import random
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import format_datetime
+from functools import cache
 from hashlib import sha256
 from urllib.parse import quote
 
@@ -11,18 +12,22 @@ from aiohttp import web
 
 _MODIFIED = format_datetime(datetime(2024, 5, 17, 9, 30, tzinfo=UTC), usegmt=True)
 
-FILES: Mapping[str, bytes] = {
-    "README.txt": b"Three files from another server, in one tar that was never stored.\n",
-    "photos/Zürich am See.txt": "Grüezi! A name with a space and an umlaut.\n".encode(),
-    "データ/measurements.csv": b"second,value\n"
-    + b"".join(b"%d,%d\n" % (n, n * n) for n in range(999)),
-    "video/clip.bin": random.Random(1).randbytes(24 * 1024**2),  # noqa: S311 - only has to be big
-}
-"""Path and contents."""
+
+@cache
+def files() -> Mapping[str, bytes]:
+    """Path and contents. They exist from then on: the real server has no use for their memory."""
+    clip = random.Random(1).randbytes(24 * 1024**2)  # nosec B311 # noqa: S311 - only has to be big
+    rows = b"".join(b"%d,%d\n" % (n, n * n) for n in range(999))
+    return {
+        "README.txt": b"Three files from another server, in one tar that was never stored.\n",
+        "photos/Zürich am See.txt": "Grüezi! A name with a space and an umlaut.\n".encode(),
+        "データ/measurements.csv": b"second,value\n" + rows,
+        "video/clip.bin": clip,
+    }
 
 
 class SampleOrigin:
-    """Serves `FILES` with entity-tags and ranges, as any storage does."""
+    """Serves `files` with entity-tags and ranges, as any storage does."""
 
     async def start(self) -> str:
         """Listen on a free loopback port; the URL below which the files are."""
@@ -42,11 +47,11 @@ class SampleOrigin:
 
 def archive_path() -> str:
     """Path and query of an archive of all files."""
-    return "/archive?ids=" + ",".join(quote(path, safe="/") for path in FILES)
+    return "/archive?ids=" + ",".join(quote(path, safe="/") for path in files())
 
 
 async def _serve(request: web.Request) -> web.StreamResponse:
-    data = FILES.get(request.match_info["path"])
+    data = files().get(request.match_info["path"])
     if data is None:
         raise web.HTTPNotFound
     etag = f'"{sha256(data).hexdigest()[:32]}"'

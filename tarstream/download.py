@@ -10,7 +10,10 @@ from aiohttp import web
 from tarstream.admission import Admission
 from tarstream.archive import Archive, Archives
 from tarstream.catalogs.base import Caller
+from tarstream.digests import Digests
 from tarstream.errors import ObjectChanged, ObjectMissing
+from tarstream.metrics import Metrics
+from tarstream.request import ARRIVED, CALLER
 from tarstream.response import WatchedResponse
 from tarstream.stores.base import origin_of
 from tarstream.transfer import MemberFailed, Transfer, Write
@@ -26,25 +29,25 @@ class Download:
         archives: Archives,
         archive: Archive,
         response: WatchedResponse,
-        caller: Caller,
         admission: Admission,
+        metrics: Metrics,
     ) -> None:
         self._archives = archives
         self._archive = archive
         self._response = response
-        self._caller = caller
         self._admission = admission
+        self._metrics = metrics
         self._outcome = "internal error"  # unless something else is known
         self._failure: dict[str, Any] = {}
 
-    async def run(self, request: web.Request, start: int, stop: int) -> None:
+    async def run(self, request: web.Request, start: int, stop: int, digests: Digests) -> None:
         """Send the bytes [start, stop). Raises MemberFailed, only while nothing has been sent.
 
         Bytes are still owed when the client left, and when a member failed on the way.
         """
         loop = asyncio.get_running_loop()
         began = loop.time()
-        transfer = self._archives.transfer(self._archive, start, stop)
+        transfer = self._archives.transfer(self._archive, start, stop, digests)
         try:
             await self._move(request, transfer)
         except (asyncio.CancelledError, ConnectionError):
@@ -55,21 +58,27 @@ class Download:
             self._response.end()
             # What fails before the first byte is answered, and logged, as a refusal.
             if self._response.prepared or self._outcome not in {"failed", "internal error"}:
-                self._log(stop - start, loop.time() - began, transfer.repairs)
+                self._log(request[CALLER], loop.time() - began, transfer.repairs)
+                self._metrics.ended(self._outcome, loop.time() - request[ARRIVED])
+            del transfer  # what is raised here holds this frame too
 
     async def _move(self, request: web.Request, transfer: Transfer) -> None:
         response = self._response
 
         async def begin() -> Write:
             await response.begin(request)
+            self._metrics.begun(asyncio.get_running_loop().time() - request[ARRIVED])
+            transfer.client_splice = response.splice
             return response.send
 
         try:
             await transfer.run(begin)
+            await response.finish()
         except MemberFailed as failed:
             self._outcome = "failed"
             self._failure = {
                 "member": failed.member.id,
+                "name": failed.member.name,
                 "origin": origin_of(failed.member.source),
                 "cause": failed.cause.detail,
             }
@@ -98,13 +107,13 @@ class Download:
             return "client stalled"
         return "cut at shutdown" if self._admission.cutting else "client left"
 
-    def _log(self, length: int, seconds: float, repairs: int) -> None:
+    def _log(self, caller: Caller, seconds: float, repairs: int) -> None:
         fields = {
-            "request_id": self._caller.request_id,
-            "client": self._caller.address,
+            "request_id": caller.request_id,
+            "client": caller.address,
             "members": len(self._archive.layout.members),
             "sent": self._response.sent,
-            "of": length,
+            "of": self._response.content_length,
             "archive": self._archive.size,
             "seconds": round(seconds, 3),
             "repairs": repairs,

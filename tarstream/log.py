@@ -1,7 +1,7 @@
 """What operators read: one line an event, as text or as JSON.
 
 An event's fields stand in the record's `fields`. Nothing that a client, a catalog or an origin
-wrote can forge a line or reach the terminal: it is escaped.
+wrote can forge a line or reach the terminal, for it is escaped; nor fill the disk, for it is cut.
 """
 
 import json
@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 _BARE = re.compile(r"[A-Za-z0-9_./:,@*+%-]+")
+_LONGEST = 1000  # characters of a text: an id may have the length of a request's body
 
 
 def set_up(format_: Literal["text", "json"], level: str) -> None:
@@ -19,6 +20,17 @@ def set_up(format_: Literal["text", "json"], level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if format_ == "json" else TextFormatter())
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
+
+
+def add_fields(**fields: object) -> None:
+    """Let every line from here on have these as well; to be called after `set_up`."""
+
+    def extended(record: logging.LogRecord) -> bool:
+        record.fields = getattr(record, "fields", {}) | fields
+        return True
+
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(extended)
 
 
 class JsonFormatter(logging.Formatter):
@@ -48,7 +60,15 @@ class TextFormatter(logging.Formatter):
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
-    return getattr(record, "fields", {})
+    return {key: _cut(value) for key, value in getattr(record, "fields", {}).items()}
+
+
+def _cut(value: object) -> object:
+    if isinstance(value, list):
+        return [_cut(each) for each in value]
+    if isinstance(value, str) and len(value) > _LONGEST:
+        return value[:_LONGEST] + "…"
+    return value
 
 
 def _time(record: logging.LogRecord) -> str:

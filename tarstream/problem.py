@@ -47,6 +47,9 @@ def problem(
     }
     if refusals:
         fields["ids"] = [refusal.id for refusal in refusals[:_LOGGED_IDS]]
+    text = json.dumps(body, ensure_ascii=False)
+    if not text.isprintable():  # an id may move the cursor of a terminal: JSON escapes C0 only
+        text = json.dumps(body)
     level = logging.WARNING if status >= 500 else logging.INFO
     logger.log(level, "refused", extra={"fields": fields})
     return Problem(
@@ -56,5 +59,5 @@ def problem(
             "Content-Type": "application/problem+json",
             **(headers or {}),
         },
-        json.dumps(body, ensure_ascii=False).encode(),
+        text.encode(),
     )

@@ -3,14 +3,16 @@
 import asyncio
 import struct
 from collections.abc import Iterable, Mapping
-from urllib.parse import quote
 
 from aiohttp import web
 
 from tarstream.archive import Archive
+from tarstream.compress import Compression
 from tarstream.conditional import Selection
-from tarstream.names import segment
+from tarstream.disposition import content_disposition, file_name
+from tarstream.formats import KINDS
 from tarstream.query import ArchiveRequest
+from tarstream.splice import Descriptor, Pipe, Splice, is_plain
 
 try:
     from fcntl import ioctl
@@ -29,7 +31,7 @@ class WatchedResponse(web.StreamResponse):
     """A body that counts, and breaks the connection rather than end short.
 
     aiohttp checks neither: fewer bytes leave the client hanging, more are clipped silently.
-    `length` is None for a body whose end only `send_all` knows.
+    `length` is None for a body whose end only who sends it knows, and says by `finish`.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class WatchedResponse(web.StreamResponse):
         """All of it has left this process; whoever closes from then on has not left too early."""
         self._stall_timeout = stall_timeout
         self._watch: _StallWatch | None = None
+        self._descriptor: Descriptor | None = None
 
     async def begin(self, request: web.Request) -> None:
         """Send the headers. From here on `BEGUN` of the request is this response."""
@@ -70,6 +73,43 @@ class WatchedResponse(web.StreamResponse):
             await self.flush()
             self.whole = True
 
+    def splice(self) -> Splice | None:
+        """Sends what is in a pipe as `send` does a chunk, where nothing has to be done to it."""
+        transport, writer = self._request.transport, self._request.writer
+        if self.content_length is None or not is_plain(transport):
+            return None
+        # What aiohttp counts, so that it knows how the body ended.
+        if not isinstance(getattr(writer, "length", None), int) or not hasattr(
+            writer, "output_size"
+        ):
+            return None
+        try:
+            self._descriptor = self._descriptor or Descriptor(self._connected())
+        except OSError:  # too many of them
+            return None
+        return self._send_pipe
+
+    async def _send_pipe(self, pipe: Pipe) -> None:
+        assert self._watch is not None
+        assert self._descriptor is not None
+        assert self.content_length is not None
+        if self.sent + pipe.held > self.content_length:
+            raise RuntimeError(f"more than the {self.content_length} bytes that were announced")
+        if self._connected().get_write_buffer_size():
+            await self.flush()  # what was written before goes before
+        with self._watch:
+            while pipe.held:
+                try:
+                    size = pipe.empty(self._descriptor.number)
+                except BlockingIOError:
+                    await self._descriptor.writable()
+                    continue
+                except OSError as error:
+                    raise ConnectionResetError("the client left") from error
+                self.sent += size
+                self._request.writer.output_size += size
+                self._request.writer.length = self.content_length - self.sent
+
     async def flush(self) -> None:
         """Wait until all that was sent has left this process. Raises ConnectionError."""
         assert self._watch is not None
@@ -77,6 +117,12 @@ class WatchedResponse(web.StreamResponse):
         with self._watch:
             await self._request.writer.drain()
         self._connected().set_write_buffer_limits()
+
+    async def finish(self) -> None:
+        """Say that nothing is owed any more, where no length does. Raises ConnectionError."""
+        if self.content_length is None:
+            await self.flush()
+            self.whole = True
 
     async def linger(self, data: bytes) -> None:
         """Pass on what is left of a body that is cut by us.
@@ -98,6 +144,9 @@ class WatchedResponse(web.StreamResponse):
         """Stop watching the client; to be called however it ended."""
         if self._watch is not None:
             self._watch.stop()
+        if self._descriptor is not None:
+            self._descriptor.close()
+            self._descriptor = None
 
     async def send_all(self, request: web.Request, chunks: Iterable[bytes]) -> None:
         """Send a body whose chunks need nothing but time to be made."""
@@ -106,9 +155,7 @@ class WatchedResponse(web.StreamResponse):
             for chunk in chunks:
                 await self.send(chunk)
                 await asyncio.sleep(0)  # others may have waited for this chunk to be made
-            if not self.whole:
-                await self.flush()
-                self.whole = True
+            await self.finish()
         finally:
             self.end()
 
@@ -120,6 +167,32 @@ class WatchedResponse(web.StreamResponse):
         if self.prepared and not self.whole:
             raise ConnectionResetError("the body ends short")
         await super().write_eof(data)
+
+
+class CompressedResponse(WatchedResponse):
+    """A body that is compressed on its way, of a length that nobody knows beforehand.
+
+    Its end leaves with `finish` alone: HTTP/1.0 has no other sign that a body is whole.
+    """
+
+    def __init__(
+        self, headers: Mapping[str, str], compression: Compression, stall_timeout: float
+    ) -> None:
+        super().__init__(headers, None, stall_timeout)
+        self._coding = compression
+
+    async def send(self, data: bytes) -> None:
+        """Compress, and write what that gives. Raises ConnectionError."""
+        await super().send(await self._coding.compress(data))
+
+    async def finish(self) -> None:
+        """Send the end. Raises ConnectionError."""
+        await super().send(await self._coding.finish())
+        await super().finish()
+
+    async def linger(self, data: bytes) -> None:
+        """Pass on what was compressed; more cannot be, since a chunk may have been lost."""
+        await super().linger(b"")
 
 
 BEGUN = web.RequestKey("begun", WatchedResponse)
@@ -172,10 +245,17 @@ class _StallWatch:
 
 
 def archive_headers(
-    archive: Archive, asked: ArchiveRequest, selection: Selection, *, public: bool
+    archive: Archive,
+    asked: ArchiveRequest,
+    selection: Selection,
+    *,
+    public: bool,
+    seekable: bool,
 ) -> dict[str, str]:
     """The headers of an answer about an archive, but for those that frame its body."""
-    headers = {"ETag": archive.etag} if archive.etag else {}
+    kind = KINDS[asked.format]
+    etag = kind.etag(archive.etag)
+    headers = {"ETag": etag} if etag else {}
     content_range = selection.content_range(archive.size)
     if content_range:
         headers["Content-Range"] = content_range
@@ -187,26 +267,12 @@ def archive_headers(
         headers["Cache-Control"] = f"{who}, max-age=31536000, immutable, no-transform"
     if selection.status == 304:
         return headers  # what 200 would say of the representation is left out (RFC 9110 15.4.5)
-    format_ = archive.layout.format
     return headers | {
-        "Content-Type": format_.MEDIA_TYPE,
-        # Once more, because a name with its suffix must not be longer than file names may be.
-        "Content-Disposition": content_disposition(segment(f"{asked.name}.{format_.SUFFIX}")),
-        "Accept-Ranges": "bytes" if archive.layout.seekable else "none",
+        "Content-Type": kind.media_type,
+        "Content-Disposition": content_disposition(file_name(asked.name, kind.suffix)),
+        "Accept-Ranges": "bytes" if seekable else "none",
         "X-Accel-Buffering": "no",
     }
-
-
-def content_disposition(name: str) -> str:
-    """`attachment` with a name for everybody: ASCII, and UTF-8 for who reads it (RFC 6266, 8187).
-
-    `name` has no control characters. Quotes, backslashes and percent signs are read differently
-    by different browsers, so the ASCII name does without.
-    """
-    plain = "".join(c if " " <= c <= "~" and c not in '"\\%' else "_" for c in name)
-    # attr-char = ALPHA / DIGIT / "!" / "#" / "$" / "&" / "+" / "-" / "." / "^" / "_" / …
-    encoded = quote(name, safe="!#$&+^`|~")
-    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{encoded}"
 
 
 def _held(transport: asyncio.Transport) -> int:

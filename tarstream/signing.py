@@ -14,6 +14,10 @@ from dataclasses import dataclass, field
 KEY_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 """What needs no encoding in a query."""
 
+MIN_SECRET = 16
+"""Characters. A shorter one can be guessed; a signing secret even without asking us."""
+
+_KEY = re.compile(rf"(?P<id>{KEY_ID.pattern})[ \t]+(?P<secret>[!-~]+)")
 _EXP = re.compile(r"[1-9][0-9]{0,11}")  # Unix seconds; twelve digits are 30,000 years
 _SIG = re.compile(r"[0-9a-f]{64}")
 
@@ -38,6 +42,18 @@ class Key:
 
     id: str
     secret: bytes = field(repr=False)
+
+
+def parse_key(line: str) -> tuple[str, Key]:
+    """A key for signed URLs, by its id: `id secret`. The secret is the bytes that stand there."""
+    found = _KEY.fullmatch(line)
+    if not found:
+        raise ValueError(
+            "a key is an id (1 to 64 letters, digits and '._-'), a blank, and a secret without any"
+        )
+    if len(found["secret"]) < MIN_SECRET:
+        raise ValueError(f"the secret of a key has at least {MIN_SECRET} characters")
+    return found["id"], Key(found["id"], found["secret"].encode())
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,12 @@ from contextlib import AsyncExitStack
 import aiohttp
 import pytest
 from gateway import running, write_catalog
+from hypothesis import HealthCheck, settings
 from origin import Origin
+
+# How long an example takes says something about the machine, not about the code.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 
 @pytest.fixture

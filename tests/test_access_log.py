@@ -107,7 +107,7 @@ async def test_a_failure_names_the_member_the_origin_and_the_cause(client, gatew
         await ask(client, gateway.url(["a", "b"]))
     record = await line(origin, caplog)
     assert record.levelno == logging.WARNING
-    assert record.fields.keys() == PROMISED | {"member", "origin", "cause"}
+    assert record.fields.keys() == PROMISED | {"member", "name", "origin", "cause"}
     assert record.fields["outcome"] == "failed"
     assert record.fields["member"] == "b"
     assert record.fields["origin"] == origin.root

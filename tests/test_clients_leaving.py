@@ -9,9 +9,12 @@ import struct
 
 import faults
 import pytest
+from crowd import Crowd, Usage, many_descriptors, measured, until
+from gateway import process
 from origin import Made
 
 from tarstream.response import WatchedResponse
+from tarstream.transfer import Transfer
 
 MANY = 20_000
 IDS = ",".join(map(str, range(MANY)))  # whose plan has some megabytes
@@ -231,6 +234,21 @@ async def test_in_the_very_moment_of_the_answer(origin, start, connect, caplog, 
     assert {r.name for r in caplog.records} <= {"tarstream.download", "tarstream.problem"}
 
 
+@HOW
+async def test_what_was_being_sent_is_let_go_at_once(origin, gateway, connect, gone, how):
+    """Not when the collector comes round: a thousand of them would hold half a GiB until then."""
+    origin.add("/a", Made(64 << 20))
+    client = await connect(gateway, "/archive?ids=a")
+    await client.read()
+    gc.disable()
+    try:
+        client.leave(how)
+        await gone()
+        assert not [thing for thing in gc.get_objects() if issubclass(type(thing), Transfer)]
+    finally:
+        gc.enable()
+
+
 # Clients that stop reading
 
 
@@ -293,7 +311,7 @@ async def test_nothing_of_an_answer_is_kept(origin, start, connect):
 
     def kept():
         gc.collect()
-        return [thing for thing in gc.get_objects() if isinstance(thing, WatchedResponse)]
+        return [thing for thing in gc.get_objects() if issubclass(type(thing), WatchedResponse)]
 
     await origin.until(lambda: not kept())
 
@@ -321,3 +339,86 @@ async def test_an_origin_that_stalls_is_not_its_clients_fault(origin, start, con
     assert len(await client.read_all()) > 100_000
     await origin.until(lambda: caplog.records)
     assert caplog.records[0].fields["outcome"] == "complete"
+
+
+# Ten thousand of them
+
+WAVE = 250  # clients at a time
+WAVES = 40
+
+LEAVING = {
+    "while its members are asked for": "/archive?ids=late-head",
+    "while a plan is made": "/plan?ids=late-head",
+    "while the first member is opened": "/archive?ids=late-get",
+    "while the second member is waited for": "/archive?ids=a,late-get",
+    "in the body": "/archive?ids=stalls",
+}
+
+
+@pytest.mark.timeout(300)
+async def test_ten_thousand_clients_that_left_have_left_nothing(origin, tmp_path):
+    """Nothing but noticing can free what they held: every timeout is longer than the test."""
+    origin.faults.append(faults.puts("Connection", "close"))  # so that none is kept for later
+    origin.add("/a", b"hello")
+    origin.add("/late-head", b"hello", faults.late(methods=("HEAD",)))
+    origin.add("/late-get", b"hello", faults.late(methods=("GET",)))
+    origin.add("/stalls", Made(300_000), faults.stall(at=200_000))
+    config = f"""
+        [catalog]
+        kind = "template"
+        url = "{origin.root}/{{id}}"
+        [upstream]
+        allow = ["{origin.root}"]
+        read_timeout = 600
+        patience = 600
+        plan_timeout = 600
+        remember = 0
+        [limits]
+        max_archives = {WAVE}
+        stall_timeout = 600
+        """
+    methods = {"/archive?ids=late-head": ("GET", "HEAD")}
+    kinds = [
+        (method, target, how)
+        for target in LEAVING.values()
+        for method in methods.get(target, ("GET",))
+        for how in ("FIN", "RST", "half-close")
+    ]
+    asked = [kinds[number % len(kinds)] for number in range(WAVE)]
+    waiting = sum("late-head" not in target for _, target, _ in asked)
+    longest = 0.0
+
+    async def wave(gateway, usage):
+        with Crowd(gateway.port) as crowd:
+            clients = await asyncio.gather(
+                *(crowd.ask(target, method=method) for method, target, _ in asked)
+            )
+            # Those who ask for the same HEAD share it.
+            await until(lambda: usage.archives == WAVE and origin.stalled > waiting)
+            left_at = asyncio.get_running_loop().time()
+            for client, (_, _, how) in zip(clients, asked, strict=True):
+                client.leave(how)
+            await origin.until(lambda: not origin.in_flight and not origin.open_connections, 60)
+            await until(lambda: usage.archives == 0)
+            origin.requests.clear()
+            return asyncio.get_running_loop().time() - left_at
+
+    with (
+        many_descriptors(),
+        process(tmp_path, config, environment=Usage.environment(tmp_path)) as gateway,
+    ):
+        usage = Usage(gateway, tmp_path)
+        await wave(gateway, usage)
+        before = await usage.held()
+        for _ in range(WAVES):
+            longest = max(longest, await wave(gateway, usage))
+        await until(lambda: usage.descriptors <= before.descriptors)
+        after = await usage.held()
+        assert after.tasks <= before.tasks
+        assert after.memory - before.memory < 16 << 20
+        for sign in ("Traceback", " error ", " warning ", "outcome=complete", "outcome=failed"):
+            assert sign not in gateway.log
+        measured(
+            f"{WAVE * WAVES} clients left, {WAVE} at a time: {longest:.2f} s at most until nothing "
+            f"was left of a wave; {(after.memory - before.memory) / 2**20:+.1f} MiB in the end"
+        )

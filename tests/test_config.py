@@ -1,5 +1,6 @@
 """Settings: where they come from, what is wrong with them, and that the documentation has them."""
 
+import json
 import os
 import re
 import subprocess
@@ -15,7 +16,8 @@ from gateway import ROOT, write_catalog
 from pydantic import ByteSize, SecretStr, TypeAdapter, ValidationError
 
 from tarstream.catalogs import CATALOGS, file
-from tarstream.config import ConfigError, Settings, load, sections, variable
+from tarstream.config import ConfigError, OriginCredential, Settings, load, sections
+from tarstream.mistakes import variable
 
 EXAMPLE = ROOT / "config.toml"
 REFERENCE = ROOT / "docs" / "configuration.md"
@@ -100,13 +102,17 @@ def sample(section, model, key):
         return (next(value for value in get_args(kind) if value != field.default),) * 2
     if (section, key) == ("server", "trusted_proxies"):
         return "10.0.0.0/8, ::1/128", (IPv4Network("10.0.0.0/8"), IPv6Network("::1/128"))
+    if key == "credentials":
+        text = '[{"origin": "https://files.example.com", "header": "X-Key", "file": "seven"}]'
+        return text, tuple(OriginCredential(**each) for each in json.loads(text))
     if kind == tuple[str, ...]:
         return "https://seven, https://h", ("https://seven", "https://h")
+    if kind is bool:
+        return str(not field.default).lower(), not field.default
     if kind is str:
         text = {"base_path": "/seven", "url": "https://h/seven/{id}", "name": "seven/{id}"}
         return (text.get(key, "seven"),) * 2
     samples = {
-        bool: ("true", True),
         int: ("7", 7),
         float: ("7.5", 7.5),
         ByteSize: ("7 KiB", 7168),
@@ -134,7 +140,7 @@ def test_every_setting_may_come_from_the_environment_which_wins(
     value, meant = sample(section, model, key)
     assert before[section].get(key) != meant or key == "kind"
     monkeypatch.setenv(variable(section, key), value)
-    before[section][key] = meant
+    before[section][key] = TypeAdapter(model.model_fields[key].annotation).dump_python(meant)
     assert load(path).model_dump() == before
 
 
@@ -201,6 +207,9 @@ def test_settings_cannot_be_changed():
 
 LOOK_LIKE = "must look like 'https://files.example.com' or 'https://*.example.com'"
 PREFIX = "must be like '/files': a slash at its beginning, none at its end"
+
+TWICE = 'origin = "https://h", header = "x", env = "E"'
+TWICE += "}, {" + TWICE
 
 WRONG = [
     # Numbers.
@@ -277,6 +286,51 @@ WRONG = [
     ("auth", "tokens_file = 1", "tokens_file: must be a string"),
     ("auth", 'tokens = ["short"]', "tokens: value 1: a token has at least 16 characters"),
     ("auth", 'keys = "[x"', "keys: must be a JSON list, or values with commas between them"),
+    # Credentials for origins.
+    ("upstream", "credentials = 1", "credentials: must be a list of tables"),
+    ("upstream", "credentials = [1]", "credentials[0]: must be a section"),
+    *[
+        ("upstream", f"credentials = [{{{table}}}]", f"credentials{line}")
+        for table, line in [
+            ('header = "X", env = "E"', "[0].origin: is required"),
+            ('origin = "https://h", env = "E"', "[0].header: is required"),
+            ('origin = "https://h", header = "X"', "[0]: needs env or file, and not both"),
+            (
+                'origin = "https://h", header = "X", env = "E", file = "f"',
+                "[0]: needs env or file, and not both",
+            ),
+            (
+                'origin = "https://*.h", header = "X", env = "E"',
+                "[0].origin: must be one origin, like 'https://files.example.com'",
+            ),
+            (
+                'origin = "file:///srv", header = "X", env = "E"',
+                "[0].origin: must be one origin, like 'https://files.example.com'",
+            ),
+            ('origin = "h", header = "X", env = "E"', f"[0].origin: 'h' {LOOK_LIKE}"),
+            (
+                'origin = "https://h", header = "X:", env = "E"',
+                "[0].header: must be the name of a header, like 'Authorization'",
+            ),
+            (
+                'origin = "https://h", header = "Range", env = "E"',
+                "[0].header: Range says what is asked for, and cannot be set",
+            ),
+            (
+                'origin = "https://other", header = "X", env = "E"',
+                ": 'https://other' is not in allow",
+            ),
+            (
+                'origin = "https://h:444", header = "X", env = "E"',
+                ": 'https://h:444' is not in allow",
+            ),
+            (
+                TWICE,
+                ": 'https://h' has 'x' twice",
+            ),
+            ('origin = "https://h", header = "X", value = "v"', "[0].value: is not a setting"),
+        ]
+    ],
     # Keys.
     ("server", "prot = 1", "prot: is not a setting"),
     ("server", '"a\\nb" = 1', "'a\\nb': is not a setting"),
@@ -633,7 +687,19 @@ def test_the_reference_has_the_default_and_the_variable(section, model, key):
 def test_the_reference_has_every_key_of_a_catalogs_line():
     text = REFERENCE.read_text()
     table = text[text.index("| key | value | |") : text.index("An entry that lacks")]
-    assert set(re.findall(r"(?m)^\| `(\w+)` ", table)) == file._KEYS
+    keys = {"id", *file._KEYS, *file._COLLECTION}
+    assert set(re.findall(r"(?m)^\| `(\w+)` ", table)) == keys
+
+
+@pytest.mark.parametrize("document", [REFERENCE, ROOT / "README.md"], ids=lambda path: path.name)
+def test_the_lines_of_a_catalog_that_are_shown_are_taken(document):
+    shown = re.findall(r"(?ms)^```json\n(.*?)^```", document.read_text())
+    found = dict(file.parse_line(line.encode()) for block in shown for line in block.splitlines())
+    sources = [entry.source for entries in found.values() for entry in entries]
+    assert any(isinstance(source, str) for source in sources)
+    assert any(source for source in sources if isinstance(source, bytes))
+    assert b"" in sources
+    assert any(len(entries) > 1 for entries in found.values())
 
 
 def test_the_reference_shows_messages_that_exist(tmp_path):

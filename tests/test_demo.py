@@ -53,13 +53,13 @@ def test_the_printed_line_fetches_every_sample_file_and_ctrl_c_ends_it(printed, 
     shell = subprocess.run(
         ["sh", "-c", line], cwd=tmp_path, capture_output=True, text=True, timeout=30, check=True
     )
-    assert len(shell.stdout.splitlines()) == len(demo.FILES)
+    assert len(shell.stdout.splitlines()) == len(demo.files())
     extracted = {
         str(path.relative_to(tmp_path)): path.read_bytes()
         for path in tmp_path.rglob("*")
         if path.is_file()
     }
-    assert extracted == demo.FILES
+    assert extracted == demo.files()
     program.send_signal(signal.SIGINT)
     _, log = program.communicate(timeout=15)
     assert program.returncode == 0
@@ -69,10 +69,10 @@ def test_the_printed_line_fetches_every_sample_file_and_ctrl_c_ends_it(printed, 
 
 def test_the_sample_files_are_what_shows_most():
     """Nested and non-ASCII names, a blank, and one file of some MiB."""
-    assert any("/" in name for name in demo.FILES)
-    assert any(not name.isascii() for name in demo.FILES)
-    assert any(" " in name for name in demo.FILES)
-    assert max(map(len, demo.FILES.values())) > 4 << 20
+    assert any("/" in name for name in demo.files())
+    assert any(not name.isascii() for name in demo.files())
+    assert any(" " in name for name in demo.files())
+    assert max(map(len, demo.files().values())) > 4 << 20
 
 
 def test_an_interrupted_download_of_the_demo_is_resumed(printed, tmp_path):
@@ -105,7 +105,7 @@ def test_every_command_of_the_http_reference_runs_as_it_stands(printed, tmp_path
     assert ended.returncode == 0, ended.stderr
     assert ended.stderr == ""
     assert "nobody\tits origin answers 404\n" in ended.stdout
-    assert demo.FILES["README.txt"].decode() in ended.stdout
+    assert demo.files()["README.txt"].decode() in ended.stdout
     assert (tmp_path / "holiday.tar").exists()
 
 

@@ -6,11 +6,12 @@ import re
 import signal
 import socket
 from asyncio.subprocess import DEVNULL, PIPE
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import faults
 import pytest
-from gateway import process, raw, write_catalog
+from crowd import Crowd
+from gateway import archive_path, process, raw, write_catalog
 from origin import Made, Object
 from yarl import URL
 
@@ -18,6 +19,7 @@ from tarstream.response import WatchedResponse
 
 CONTENT = Made(300_000)
 STALL = 200_000  # bytes of it that arrive before the origin falls silent
+FLEET = 50  # downloads in flight
 SIGNALS = [signal.SIGTERM, signal.SIGINT]
 
 
@@ -97,6 +99,62 @@ async def test_what_is_in_flight_finishes_while_the_listener_refuses_in_words(
         assert "Traceback" not in gateway.log
 
 
+async def test_fifty_in_flight_lose_nothing(origin, running):
+    """Nor those who have most of it to come: members are still opened while it drains."""
+    first = [Made(300_000, seed) for seed in range(FLEET)]
+    then = [Made(50_000, FLEET + seed) for seed in range(FLEET)]
+    for seed in range(FLEET):
+        origin.add(f"/first-{seed}", first[seed], faults.stall(at=STALL))
+        # Never opened ahead: it begins too far behind.
+        origin.add(f"/far-{seed}", Made(5 << 20, 2 * FLEET))
+        origin.add(f"/then-{seed}", then[seed])
+    names = ("first", "far", "then")
+    with running() as gateway, Crowd(gateway.port) as crowd:
+        fleet = await crowd.ask_all(
+            archive_path(f"{name}-{seed}" for name in names) for seed in range(FLEET)
+        )
+        reading = asyncio.gather(*(client.read_body() for client in fleet))
+        await origin.until(lambda: origin.stalled == FLEET, 30)
+        gateway.popen.send_signal(signal.SIGTERM)
+        await asyncio.to_thread(gateway.wait_for_log, f"draining archives={FLEET} ")
+        late = await (await crowd.ask(archive_path(["then-0"]))).read_all()
+        assert late.status == 503
+        assert not any(origin.asked(f"/then-{seed}") for seed in range(FLEET))
+        origin.release()
+        for seed, body in enumerate(await asyncio.wait_for(reading, 60)):
+            padded = [512 + size + -size % 512 for size in (300_000, 5 << 20, 50_000)]
+            assert len(body) == sum(padded) + 1024
+            assert body[512:300_512] == first[seed].read()
+            assert body[padded[0] + padded[1] + 512 :][:50_000] == then[seed].read()
+        assert await ended(gateway) == 0
+        assert gateway.log.count("outcome=complete") == FLEET
+        assert "stopped cut=0" in gateway.log
+
+
+async def test_a_timeout_that_is_too_short_is_told_to_everybody(origin, running, tmp_path):
+    """curl by its exit status, who reads the log by a number, the service manager by ours."""
+    with running(shutdown_timeout=0.2) as gateway:
+        async with AsyncExitStack() as stack:
+            fleet = [
+                await stack.enter_async_context(curl(gateway.url(["slow"]), tmp_path / f"{n}"))
+                for n in range(FLEET)
+            ]
+            gateway.popen.send_signal(signal.SIGTERM)
+            assert await ended(gateway) == 1
+            statuses = [await asyncio.wait_for(download.wait(), 10) for download in fleet]
+        assert statuses == [18] * FLEET
+        for number in range(FLEET):
+            saved = (tmp_path / f"{number}").read_bytes()
+            assert 512 < len(saved) <= 512 + STALL
+            assert CONTENT.read().startswith(saved[512:])
+        lines = [line for line in gateway.log.splitlines() if "archives cut at shutdown" in line]
+        assert len(lines) == 1
+        assert f"archives={FLEET}" in lines[0]
+        assert " warning " in lines[0]
+        assert f"stopped cut={FLEET}" in gateway.log
+        assert "Traceback" not in gateway.log
+
+
 async def test_what_is_being_planned_finishes_as_well(client, origin, running):
     origin.add("/late", b"hello", faults.late(methods=("HEAD",)))
     with running() as gateway:
@@ -138,6 +196,33 @@ async def test_load_balancers_are_told_before_anybody_is_refused(origin, running
             assert answer.status == 200
         gateway.popen.send_signal(signal.SIGTERM)
         assert await ended(gateway) == 0
+
+
+async def test_after_the_delay_new_archives_are_refused_and_no_others(
+    origin, running, client, tmp_path
+):
+    origin.add("/quick", b"quick")
+    with running(drain_delay=0.5) as gateway:
+        async with curl(gateway.url(["slow"]), tmp_path / "saved") as download:
+            gateway.popen.send_signal(signal.SIGTERM)
+            await draining(gateway)
+            assert re.search(r"leaving seconds=0\.5\n.*draining archives=1 ", gateway.log)
+            assert (await ask(client, gateway.url(["quick"])))[0] == 503
+            assert not origin.asked("/quick", "HEAD")
+            origin.release()
+            assert await asyncio.wait_for(download.wait(), 10) == 0
+        assert (tmp_path / "saved").read_bytes()[512:300_512] == CONTENT.read()
+        assert await ended(gateway) == 0
+
+
+async def test_a_second_signal_cuts_the_delay_short_too(origin, running, tmp_path):
+    with running(drain_delay=600) as gateway:
+        async with curl(gateway.url(["slow"]), tmp_path / "saved") as download:
+            gateway.popen.send_signal(signal.SIGTERM)
+            await asyncio.to_thread(gateway.wait_for_log, "leaving")
+            gateway.popen.send_signal(signal.SIGTERM)
+            assert await ended(gateway) == 1
+            assert await asyncio.wait_for(download.wait(), 10) == 18
 
 
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)

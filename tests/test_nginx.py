@@ -238,6 +238,11 @@ def test_health_is_told_through_it(recommended, path):
     assert ask(recommended.port, path)[0] == 200
 
 
+def test_metrics_are_not_for_the_public(recommended, gateway):
+    assert ask(gateway.port, "/metrics")[0] == 200
+    assert ask(recommended.port, "/metrics")[0] == 404
+
+
 def test_a_body_of_8_mib_is_taken_and_a_longer_one_refused(recommended, gateway):
     asked = {"ids": list(MEMBERS), "padding": ""}
     asked["padding"] = "x" * (MAX_BODY - len(json.dumps(asked)))

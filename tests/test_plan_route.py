@@ -294,3 +294,16 @@ async def test_a_pinned_url_is_newer_than_what_another_gateway_remembers(client,
         assert answer.status == 200
     async with client.get(URL(f"http://127.0.0.1:{first.port}{old}", encoded=True)) as answer:
         assert answer.status == 409
+
+
+@pytest.mark.parametrize("accept", ["application/json", NDJSON])
+async def test_what_a_terminal_would_obey_is_escaped(client, origin, start, accept):
+    """An id may hold controls of its own, and of the direction of writing."""
+    id_ = "a\x9b31m\u202etxt"
+    entries = [{"id": id_, "url": origin.add("/a", b"x")}]
+    gateway = await start(origin, entries)
+    status, _, body = await ask(client, gateway.url([id_], "/plan"), headers={"Accept": accept})
+    assert status == 200
+    assert body.decode().removesuffix("\n").isprintable()
+    read = json.loads(body)
+    assert (read["members"][0] if accept == "application/json" else read)["id"] == id_

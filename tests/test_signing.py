@@ -48,6 +48,13 @@ def signed(target="/archive?ids=a,b", key_id="k1", secret=SECRET, exp=EXP):
     return sign(target, key_id, secret.encode(), exp)
 
 
+def why_not(*arguments, **how):
+    """What is wrong with what is to be signed."""
+    with pytest.raises(SignatureError) as caught:
+        signed(*arguments, **how)
+    return str(caught.value)
+
+
 def authorizer(base_path="", now=EXP - 1):
     settings = Auth(kind="signed", keys=[f"k1 {SECRET}", "k2 another-5ecret-in-urls"])
     return Authorizer(settings, base_path, lambda: now)
@@ -132,12 +139,33 @@ CANNOT_BE_SENT = {
 
 @pytest.mark.parametrize("target", CANNOT_BE_SENT.values(), ids=CANNOT_BE_SENT)
 def test_what_clients_would_send_differently_is_not_signed(target):
-    with pytest.raises(SignatureError, match="percent-encoded as clients send them"):
-        signed(target)
+    assert why_not(target).startswith(
+        "only a path and a query can be signed, percent-encoded as clients send them: "
+    )
+
+
+@pytest.mark.parametrize(
+    ("target", "wrong"),
+    [
+        ("/archive?ids=it's here", "'"),
+        ("/archive?ids=a b%2f", " "),
+        ("/archive?ids=%2f'", "%2f"),
+        ("/archive?ids=%7Ea", "%7E"),
+        ("/archive?ids=100%", "%"),
+        ("?ids=a", "?"),
+        ("http://host/archive", "h"),
+        ("", ""),
+    ],
+)
+def test_what_cannot_be_signed_is_named(target, wrong):
+    assert why_not(target).endswith(f": {wrong!r} is not")
 
 
 @pytest.mark.parametrize("name", ["exp", "key", "sig"])
-@pytest.mark.parametrize("target", ["/archive?{}=1", "/archive?ids=a&{}", "/archive?{}=&ids=a"])
+@pytest.mark.parametrize(
+    "target",
+    ["/archive?{}=1", "/archive?ids=a&{}", "/archive?{}=&ids=a", "/archive?{}=1&ids=a?b"],
+)
 def test_what_has_a_parameter_of_ours_is_not_signed(name, target):
     with pytest.raises(SignatureError, match=f"parameter '{name}' already"):
         signed(target.format(name))
@@ -147,14 +175,12 @@ def test_what_has_a_parameter_of_ours_is_not_signed(name, target):
     "key_id", ["", "k 1", "k&exp=1", "k=1", "k%31", "schlüssel", "k" * 65, "k\n"]
 )
 def test_a_key_id_needs_no_encoding(key_id):
-    with pytest.raises(SignatureError, match="a key id is"):
-        signed(key_id=key_id)
+    assert why_not(key_id=key_id) == "a key id is 1 to 64 letters, digits, '.', '_' and '-'"
 
 
 @pytest.mark.parametrize("exp", [0, -1, 10**12, 10.0, True, "1000000000", None])
 def test_an_expiry_is_unix_seconds(exp):
-    with pytest.raises(SignatureError, match="an expiry is whole Unix seconds"):
-        signed(exp=exp)
+    assert why_not(exp=exp) == "an expiry is whole Unix seconds, of twelve digits at most"
 
 
 def test_an_expiry_is_not_too_long_to_be_written():
@@ -184,6 +210,7 @@ def test_without_a_signature_it_is_401_with_a_challenge(target):
 
 GOOD = f"exp={EXP}&key=k1"
 HEX = "0" * 64
+HEX_DIGITS = "sig must be 64 hex digits, in small letters"
 REFUSED = {
     "only a signature": (f"/archive?sig={HEX}", "exp must be given"),
     "no expiry": (f"/archive?key=k1&sig={HEX}", "exp must be given"),
@@ -194,16 +221,16 @@ REFUSED = {
     "an expiry after it": (f"/archive?key=k1&sig={HEX}&exp={EXP}", "sig must come last"),
     "something after it": (f"/archive?{GOOD}&sig={HEX}&version=x", "sig must come last"),
     "an ampersand after it": (f"/archive?{GOOD}&sig={HEX}&", "sig must come last"),
-    "no value": (f"/archive?{GOOD}&sig", "sig must be 64 hex digits"),
-    "an empty value": (f"/archive?{GOOD}&sig=", "sig must be 64 hex digits"),
-    "capitals": (f"/archive?{GOOD}&sig={'A' * 64}", "sig must be 64 hex digits"),
-    "too short": (f"/archive?{GOOD}&sig={HEX[1:]}", "sig must be 64 hex digits"),
-    "too long": (f"/archive?{GOOD}&sig={HEX}0", "sig must be 64 hex digits"),
-    "a fragment": (f"/archive?{GOOD}&sig={HEX}#x", "sig must be 64 hex digits"),
-    "other digits": (f"/archive?{GOOD}&sig={'٣' * 64}", "sig must be 64 hex digits"),
+    "no value": (f"/archive?{GOOD}&sig", HEX_DIGITS),
+    "an empty value": (f"/archive?{GOOD}&sig=", HEX_DIGITS),
+    "capitals": (f"/archive?{GOOD}&sig={'A' * 64}", HEX_DIGITS),
+    "too short": (f"/archive?{GOOD}&sig={HEX[1:]}", HEX_DIGITS),
+    "too long": (f"/archive?{GOOD}&sig={HEX}0", HEX_DIGITS),
+    "a fragment": (f"/archive?{GOOD}&sig={HEX}#x", HEX_DIGITS),
+    "other digits": (f"/archive?{GOOD}&sig={'٣' * 64}", HEX_DIGITS),
     "bytes that are no text": (
         f"/archive?{GOOD}&sig=" + "\udcff" * 64,
-        "sig must be 64 hex digits",
+        HEX_DIGITS,
     ),
     "an empty expiry": (f"/archive?exp=&key=k1&sig={HEX}", "exp must be Unix seconds"),
     "a signed expiry": (f"/archive?exp=+{EXP}&key=k1&sig={HEX}", "exp must be Unix seconds"),
@@ -220,15 +247,19 @@ REFUSED = {
     "an empty key": (f"/archive?exp={EXP}&key=&sig={HEX}", "key must be a key's id"),
     "an encoded key": (f"/archive?exp={EXP}&key=%6B1&sig={HEX}", "key must be a key's id"),
     "a key that is not ASCII": (f"/archive?exp={EXP}&key=ключ&sig={HEX}", "key must be a key's id"),
-    "a key that is too long": (f"/archive?exp={EXP}&key={'k' * 65}&sig={HEX}", "a key's id"),
+    "a key that is too long": (
+        f"/archive?exp={EXP}&key={'k' * 65}&sig={HEX}",
+        "key must be a key's id",
+    ),
 }
 
 
 @pytest.mark.parametrize(("target", "why"), REFUSED.values(), ids=REFUSED)
 def test_a_malformed_signature_is_403(target, why):
-    with pytest.raises(NotAllowed, match=f"^the signed URL is wrong: .*{why}") as caught:
+    with pytest.raises(NotAllowed) as caught:
         check(target)
     assert caught.value.status == 403
+    assert caught.value.detail == f"the signed URL is wrong: {why}"
 
 
 @pytest.mark.parametrize("name", [name for name, (_, why) in REFUSED.items() if "once" in why])
