@@ -9,96 +9,192 @@ import asyncio
 import gc
 import logging
 import os
-import signal
+import socket
 import sys
 from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp.web_response
-from aiohttp import web
+from aiohttp import http_parser, web
 from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
 
 from tarstream import demo, log
 from tarstream.app import Gateway, runner_of
-from tarstream.auth import Auth, SecretsError
+from tarstream.auth import Auth
 from tarstream.catalogs import CATALOGS
 from tarstream.catalogs.base import Catalog, CatalogError
 from tarstream.catalogs.template import TemplateSettings
-from tarstream.config import ConfigError, Limits, Log, Server, Settings, Upstream, load
+from tarstream.config import (
+    ConfigError,
+    Limits,
+    Log,
+    Metrics,
+    Server,
+    Settings,
+    Upstream,
+    Zip,
+    load,
+)
+from tarstream.listener import BACKLOG, CannotListen, Loads, SharedSite, authority, bind, port_of
+from tarstream.metrics import Metrics as Numbers
+from tarstream.tally import Share, Tally, forget
+from tarstream.watched import Unusable
+from tarstream.workers import Alone, Supervisor, Worker
+
+try:
+    import resource
+except ImportError:  # Windows, where descriptors have no such limit
+    resource = None  # type: ignore[assignment]
 
 logger = logging.getLogger("tarstream")
+
+
+class Sockets(NamedTuple):
+    """Where it listens."""
+
+    gateway: list[socket.socket]
+    metrics: list[socket.socket]
+    loads: Loads
 
 
 def main() -> int:
     """Run until told to stop; the exit status."""
     arguments = _arguments()
-    if arguments.demo:
-        log.set_up("text", "info")
-        return _run(lambda: _demo(arguments))
+    if _parses_in_python():
+        print(
+            "aiohttp: its HTTP parser in C is not in use; install a wheel that has it, "
+            "and unset AIOHTTP_NO_EXTENSIONS",
+            file=sys.stderr,
+        )
+        return 2
     try:
+        if arguments.demo:
+            log.set_up("text", "info")
+            return _run(lambda: _demo(arguments))
         settings = _bound(load(arguments.config), arguments)
-        gateway = Gateway(settings, _catalog(settings))
-    except (ConfigError, CatalogError, SecretsError) as error:
+        catalog = _catalog(settings)
+        gateway = Gateway(settings, catalog)
+        if arguments.check:
+            print(f"{arguments.config}: ok")
+            return 0
+        log.set_up(settings.log.format, settings.log.level)
+        # A large catalog is not to be walked by every full collection: each stalls all downloads.
+        gc.collect()
+        gc.freeze()
+        sockets = _listen(settings)
+        if settings.server.workers > 1:
+            return _share(settings, catalog, sockets)
+        return _run(lambda: serve(gateway, sockets, Alone(), lambda: _tell(settings, sockets)))
+    except (ConfigError, CatalogError, Unusable) as error:
         print(error, file=sys.stderr)
         return 2
-    if arguments.check:
-        print(f"{arguments.config}: ok")
-        return 0
-    log.set_up(settings.log.format, settings.log.level)
-    # A large catalog is not to be walked by every full collection: each stalls all downloads.
-    gc.collect()
-    gc.freeze()
-    return _run(lambda: serve(gateway, settings.server))
+    except CannotListen as error:
+        print(error, file=sys.stderr)
+        return 1
 
 
 async def serve(
-    gateway: Gateway, server: Server, listening: Callable[[int], None] | None = None
+    gateway: Gateway,
+    sockets: Sockets,
+    process: Alone | Worker,
+    listening: Callable[[], None] | None = None,
 ) -> int:
-    """Listen, and drain at SIGTERM or SIGINT; the exit status. `listening` is told the port."""
-    signals = _signals()
-    runner = runner_of(gateway)
-    await runner.setup()
-    try:
-        host, port = server.host, server.port
-        try:
-            await web.TCPSite(runner, host, port).start()
-        except OSError as error:
-            # asyncio wraps what the system said; names that are not found have errors of their own.
-            number = error.errno or 0
-            reason = os.strerror(number).lower() if number > 0 else error.strerror
-            print(f"cannot listen on {_authority(host, port)}: {reason}", file=sys.stderr)
-            return 1
-        port = runner.addresses[0][1]
-        logger.info("listening", extra={"fields": {"host": host, "port": port}})
+    """Serve, and drain when told to; the exit status. `listening` is called when it does."""
+    signals = process.signals()
+    async with AsyncExitStack() as stack:
+        runner = runner_of(gateway)
+        await _set_up(stack, runner)
+        for each in sockets.gateway:
+            if isinstance(process, Worker):
+                await SharedSite(runner, each, sockets.loads, process.number).start()
+            else:
+                await web.SockSite(runner, each, backlog=BACKLOG).start()
+        if sockets.metrics:
+            # It tells of the draining too.
+            numbers = web.AppRunner(gateway.metrics_application(), access_log=None)
+            await _set_up(stack, numbers)
+            for each in sockets.metrics:
+                await web.SockSite(numbers, each).start()
         if listening is not None:
-            listening(port)
-        return await _until_stopped(gateway, signals)
-    finally:
-        await runner.cleanup()
+            listening()
+        return await _until_stopped(gateway, signals, process)
 
 
-def _signals() -> asyncio.Queue[None]:
-    """An item for each SIGTERM and SIGINT from here on."""
-    signals: asyncio.Queue[None] = asyncio.Queue()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, None)
-    return signals
+def _share(settings: Settings, catalog: Catalog, sockets: Sockets) -> int:
+    """Serve with several processes; the exit status."""
+    server = settings.server
+    tally = Tally(server.workers)
+
+    def work(worker: Worker) -> int:
+        log.add_fields(worker=os.getpid())
+        numbers = Numbers(Share(tally, worker.number))
+        try:
+            # The memory of the first ones is one. Later the files may say something else: a token
+            # that was taken away is not to come back.
+            gateway = Gateway(settings, catalog if worker.first else _catalog(settings), numbers)
+        except (CatalogError, Unusable) as error:
+            logger.error("%s", error)
+            return 2
+
+        async def serving() -> int:
+            async with numbers.published():
+                return await serve(gateway, sockets, worker)
+
+        return _run(serving)
+
+    def lost(number: int) -> None:
+        forget(tally, number)
+        sockets.loads.forget(number)
+
+    return Supervisor(
+        server.workers,
+        work,
+        lost=lost,
+        drain_seconds=server.drain_delay + server.shutdown_timeout,
+    ).run(lambda: _tell(settings, sockets))
 
 
-async def _until_stopped(gateway: Gateway, signals: asyncio.Queue[None]) -> int:
+def _listen(settings: Settings) -> Sockets:
+    server, metrics = settings.server, settings.metrics
+    return Sockets(
+        bind(server.host, server.port),
+        bind(metrics.host, metrics.port) if metrics.port else [],
+        Loads(server.workers),
+    )
+
+
+def _tell(settings: Settings, sockets: Sockets) -> None:
+    fields = {"host": settings.server.host, "port": port_of(sockets.gateway)}
+    if settings.server.workers > 1:
+        fields["workers"] = settings.server.workers
+    logger.info("listening", extra={"fields": fields})
+
+
+async def _set_up(stack: AsyncExitStack, runner: web.AppRunner) -> None:
+    """Let it run until the stack is left."""
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+
+
+async def _until_stopped(
+    gateway: Gateway, signals: asyncio.Queue[None], process: Alone | Worker
+) -> int:
     """Wait for a signal, then until all is sent, the time is over, or a second signal comes."""
     await signals.get()
     draining = asyncio.ensure_future(gateway.drain())
     again = asyncio.ensure_future(signals.get())
     await asyncio.wait([draining, again], return_when=asyncio.FIRST_COMPLETED)
-    if again.done():
+    if draining.done():
+        cut = await draining
+        together = asyncio.ensure_future(process.all_drained())
+        await asyncio.wait([together, again], return_when=asyncio.FIRST_COMPLETED)
+        together.cancel()
+        again.cancel()
+    else:
         draining.cancel()
         cut = await gateway.cut()
-    else:
-        again.cancel()
-        cut = await draining
     logger.info("stopped", extra={"fields": {"cut": cut}})
     return 1 if cut else 0
 
@@ -115,14 +211,19 @@ async def _demo(arguments: argparse.Namespace) -> int:
             upstream=Upstream(allow=(url,)),
             limits=Limits(),
             log=Log(),
+            zip=Zip(),
+            metrics=Metrics(),
         )
         settings = _bound(settings, arguments)
+        sockets = _listen(settings)
 
-        def listening(port: int) -> None:
-            archive = f"http://{_authority(settings.server.host, port)}{demo.archive_path()}"
+        def listening() -> None:
+            _tell(settings, sockets)
+            at = authority(settings.server.host, port_of(sockets.gateway))
+            archive = f"http://{at}{demo.archive_path()}"
             print(f"\n  Paste this elsewhere:\n\n    curl -s '{archive}' | tar xv\n", flush=True)
 
-        return await serve(Gateway(settings, _catalog(settings)), settings.server, listening)
+        return await serve(Gateway(settings, _catalog(settings)), sockets, Alone(), listening)
     finally:
         await origin.stop()
 
@@ -154,16 +255,13 @@ def _bound(settings: Settings, arguments: argparse.Namespace) -> Settings:
     return settings.model_copy(update={"server": settings.server.model_copy(update=given)})
 
 
-def _authority(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
 def _catalog(settings: Settings) -> Catalog:
     kind: str = settings.catalog.kind  # type: ignore[attr-defined]  # each kind has one
     return CATALOGS[kind].catalog(settings.catalog)
 
 
 def _run(serving: Callable[[], Coroutine[Any, Any, int]]) -> int:
+    _raise_descriptors()
     _tame_aiohttp()
     try:
         import uvloop  # noqa: PLC0415 - where the platform has it
@@ -175,13 +273,34 @@ def _run(serving: Callable[[], Coroutine[Any, Any, int]]) -> int:
         return runner.run(serving())
 
 
+def _raise_descriptors() -> None:
+    """Use as many file descriptors as we may have: an archive takes two, and some for ahead.
+
+    With the soft limit that is usual, 1,024, [limits] max_archives would not be reached.
+    """
+    if resource is not None:
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with suppress(OSError, ValueError):  # macOS says infinity, and takes less
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def _tame_aiohttp() -> None:
     """What aiohttp says about itself, and has no setting for."""
     # Its answer to a request that it cannot parse passes none of our code.
     aiohttp.web_response.SERVER_SOFTWARE = "tarstream"  # type: ignore[attr-defined]
     logging.getLogger("aiohttp.server").addFilter(_quietly)
-    if HttpRequestParser is HttpRequestParserPy:
-        logger.warning("aiohttp has no C parser here; the one in Python is slow")
+
+
+def _parses_in_python() -> bool:
+    """Whether aiohttp reads requests, or answers of origins, with its parser in Python.
+
+    It falls back to that silently. It is slow, and not what our limits and attacks by framing were
+    tried with.
+    """
+    return (
+        http_parser.HttpRequestParser is http_parser.HttpRequestParserPy
+        or http_parser.HttpResponseParser is http_parser.HttpResponseParserPy
+    )
 
 
 def _quietly(record: logging.LogRecord) -> bool:
