@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, replace
 
 import faults
@@ -21,9 +22,12 @@ class Armed:
     faults: list[Fault]
     other: Object | None  # what will lie there instead, once the object is replaced
     name: str  # of the fault that has to fire
+    befallen: asyncio.Event  # to be set once the gateway has got its signal
 
 
-def arm(origin: CampaignOrigin, case: Case, struck: Object, dead: str) -> Armed:
+def arm(
+    origin: CampaignOrigin, abroad: CampaignOrigin, case: Case, struck: Object, dead: str
+) -> Armed:
     """The faults of a case; `struck` holds them once they are given to it."""
     position = case.cell.position
     cut = f"{case.name} cut"
@@ -47,25 +51,29 @@ def arm(origin: CampaignOrigin, case: Case, struck: Object, dead: str) -> Armed:
         which["when"] = repairs
     other = _other(case, struck)
     copy = path_of(case, case.struck) + "/copy"
-    origin.objects[copy] = case.members[case.struck].object()
+    for each in (origin, abroad):
+        each.objects[copy] = case.members[case.struck].object()
     source = source_of(origin, case, case.struck)
+    befallen = asyncio.Event()
     made = case.kind.make(
         Struck(
             struck,
             case.at,
             source,
             source.replace(path_of(case, case.struck), copy),
+            f"{abroad.root}{copy}",
             dead,
             other,
             which,
             from_then_on,
+            befallen,
         )
     )
     armed = [replace(fault, name=f"{case.name} {n}") for n, fault in enumerate(made)]
     name = armed[-1].name
     if position == REPAIR:
         armed.insert(0, Fault(cut, act=_cut, at=case.cut, times=1, methods=("GET",)))
-    return Armed(armed, other, name)
+    return Armed(armed, other, name, befallen)
 
 
 async def _cut(connection: Connection) -> None:

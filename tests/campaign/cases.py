@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
 
 from origin import Made, Object
 
-from campaign.cells import FIRST, HEAD, LAST, MIDDLE, REPAIR, Kind
+from campaign.cells import FIRST, HEAD, HEALED, LARGE, LAST, MIDDLE, PART, REPAIR, Kind
+from campaign.forms import FORMS, TAR, Form
 from campaign.kinds import CELLS, KINDS, Cell
 
 SIZES = {
@@ -24,6 +25,8 @@ SIZES = {
 """Bytes of a member, and how often: the edges of blocks, and of what the gateway gathers."""
 
 NAMES = ("a.bin", "plain", "d/e/f.dat", "ü ñ.txt", "long " + "x" * 120, "日本語.txt", ".hidden")
+
+LAPS = 5000  # that are looked through for cases that are wanted
 
 CURL, CURL_LOOP, WGET, ARIA2C = "curl", "curl -C -", "wget -c", "aria2c -x4"
 PLAIN, SLOW, PAUSED, GONE = "Python", "Python, slow", "Python, paused", "Python, gone"
@@ -39,8 +42,30 @@ RESUMING = PINNED | {IF_RANGE}
 DIRECT, OURS, DEFAULTS = "direct", "nginx, our file", "nginx, defaults"
 PATHS = {DIRECT: 5, OURS: 3, DEFAULTS: 3}
 
+LARGE_ONES = 0.25
+"""Of downloads with one passing failure, the part whose struck member is large."""
+
 FRESH, REMEMBERING, WARM, PATIENT = "fresh", "remembering", "warm", "patient"
 GATEWAYS = {FRESH: 5, REMEMBERING: 2, WARM: 3}
+
+THRIFTY = {REMEMBERING, WARM}
+"""Gateways that read nothing which they do not send (`[zip] reread_bytes = 0`)."""
+
+STATED, LEARNT, UNKNOWN = "stated", "learnt", "unknown"
+KNOWN = (STATED, LEARNT, UNKNOWN)
+"""Where digests come from that bytes of the archive follow from: all of them in the catalog, from
+an archive that was sent before, or from nowhere until the contents pass."""
+
+BEHIND = 0.6
+"""Of zips whose CRC-32 nobody knows and of which a part is wanted, those where that lies behind."""
+
+FILE, TEXT, DIRECTORY = "file", "text", "directory"
+
+CLEAN = "clean"  # what ids begin with of which nothing shall be learnt
+ALL = "all"  # the last part of a collection's id, and its prefix
+
+MIXED = 0.15
+"""Of all cases, the part with a text, an empty directory or a collection among its members."""
 
 
 class Member(NamedTuple):
@@ -52,14 +77,22 @@ class Member(NamedTuple):
     validator: str  # "tag", "date", "weak" or "none"
     stated: bool  # the catalog states size, mtime and entity-tag
     digest: str | None  # one that the catalog states
+    source: str = FILE  # where its contents are: a file at the origin, or in the catalog
 
     @property
     def content(self) -> Made:
         """Its bytes."""
         return Made(self.size, self.seed)
 
+    @property
+    def text(self) -> str:
+        """What the catalog holds of it, if it is a text."""
+        return self.content.read().hex()[: self.size]
+
     def object(self) -> Object:
-        """What lies at the origin."""
+        """What lies at the origin, or would lie there."""
+        if self.source != FILE:
+            return Object(self.text.encode())
         if self.validator == "tag":
             return Object(self.content)
         if self.validator == "date":
@@ -92,6 +125,9 @@ class Case:
     gateway: str
     begin: Begin | None
     leaves: float  # the part of the body after which a client that leaves has left
+    form: Form = TAR
+    known: str = UNKNOWN
+    collection: range = range(0)  # members that one id stands for
 
     @property
     def name(self) -> str:
@@ -111,7 +147,33 @@ class Case:
     @property
     def ids(self) -> list[str]:
         """What is asked for."""
-        return [f"{self.name}/{number}" for number in range(len(self.members))]
+        return [id_ for id_, _ in self.groups]
+
+    @property
+    def clean_ids(self) -> list[str]:
+        """The same for the clean download: others, where nothing shall be learnt from that."""
+        return [f"{CLEAN}/{id_}" for id_ in self.ids] if self.secluded else self.ids
+
+    @property
+    def secluded(self) -> bool:
+        """Whether the gateway must not know what the clean download would teach it."""
+        return self.gateway == FRESH and self.known != LEARNT and self.form.follows
+
+    @property
+    def groups(self) -> list[tuple[str, list[int]]]:
+        """What is asked for, and the members that it stands for."""
+        every: list[tuple[str, list[int]]] = []
+        for number in range(len(self.members)):
+            if number not in self.collection:
+                every.append((f"{self.name}/{number}", [number]))
+            elif number == self.collection[0]:
+                every.append((f"{self.name}/{ALL}", list(self.collection)))
+        return every
+
+    @property
+    def heals(self) -> bool:
+        """Whether one failure that passes is all that befalls it, and nobody may notice."""
+        return heals(self.cell) and self.strong and self.client not in {GONE, HALF_CLOSED}
 
     @property
     def pinned(self) -> bool:
@@ -126,7 +188,7 @@ class Case:
     @property
     def before_first_byte(self) -> bool:
         """Whether what strikes an answer's head does so before the gateway has answered."""
-        if self.cell.position == HEAD:
+        if self.cell.position == HEAD or self.reads_struck:
             return True
         if self.cell.position == REPAIR or self.kind.inside:
             return False
@@ -135,8 +197,43 @@ class Case:
     @property
     def first_needed(self) -> bool:
         """Whether the struck member is opened before the headers go out."""
-        begin = self.begin.member if self.begin else 0
-        return not any(member.size for member in self.members[begin : self.struck])
+        begin = self.begin.member if self.begin and not self.whole_instead else 0
+        return self.reads_struck or not any(
+            member.size for member in self.members[begin : self.struck]
+        )
+
+    def unknown(self, algorithm: str) -> list[Member]:
+        """Members before what the client wants whose digest nobody knows."""
+        if self.begin is None or self.known == LEARNT:
+            return []
+        # One of which not the first byte is wanted does not pass either.
+        before = self.members[: self.begin.member + bool(self.begin.byte)]
+        return [
+            member
+            for member in before
+            if member.source == FILE and member.size and member.digest != algorithm
+        ]
+
+    @property
+    def whole_instead(self) -> bool:
+        """Whether who asks for a part is given the whole, for that would take too much reading."""
+        thrifty = self.gateway in THRIFTY and self.kind.signal is None
+        return bool(
+            (self.form.checksums and self.unknown("sha256"))
+            or (self.form.is_zip and thrifty and self.unknown("crc32"))
+        )
+
+    @property
+    def read_first(self) -> list[Member]:
+        """Members that are read, and not sent, before the answer begins."""
+        if not self.form.is_zip or self.whole_instead:
+            return []
+        return self.unknown("crc32")
+
+    @property
+    def reads_struck(self) -> bool:
+        """Whether the struck member is one of them."""
+        return self.members[self.struck] in self.read_first
 
     def __str__(self) -> str:
         sizes = ", ".join(
@@ -148,10 +245,22 @@ class Case:
         more += ["stated"] if struck.stated else []
         more += [struck.digest] if struck.digest else []
         more += [f"from {self.begin}"] if self.begin else []
+        more += [str(self.form)] if self.form != TAR else []
+        more += [self.known] if self.form.follows else []
+        more += [
+            f"{member.source} {n}" for n, member in enumerate(self.members) if member.source != FILE
+        ]
+        more += [f"collection {self.collection}"] if self.collection else []
         return (
             f"{self.replay} {self.cell} | {sizes} at {self.at} cut {self.cut} | {self.client} | "
             f"{self.path} | {self.gateway} | {', '.join(more)}"
         )
+
+
+def heals(cell: Cell) -> bool:
+    """Whether a single failure strikes that passes, so that repair hides it."""
+    kind, once = KINDS[cell.kind], not cell.lasting and cell.position != REPAIR
+    return kind.passes and once and kind.verdict(cell.position, lasting=False) == HEALED
 
 
 def path_of(case: Case, number: int) -> str:
@@ -163,12 +272,24 @@ def case_of(seed: int, index: int) -> Case:
     """The case of a seed and an index."""
     lap, place = divmod(index, len(CELLS))
     cell = _shuffled(seed, lap)[place]
-    return _Choice(random.Random(f"{seed} {index}"), cell).case(seed, index)
+    # What it is asked for as is chosen apart, so that the rest is the same whatever it is.
+    rng, other = random.Random(f"{seed} {index}"), random.Random(f"{seed} {index} form")
+    return _Choice(rng, other, cell).case(seed, index)
 
 
-def cases(seed: int, number: int, wanted: Callable[[Case], bool]) -> Iterator[Case]:
-    """The first cases of a seed that are wanted."""
-    every = (case_of(seed, index) for index in itertools.count())
+def cases(
+    seed: int,
+    number: int,
+    places: Collection[str] = (),
+    wanted: Callable[[Case], bool] = lambda _: True,
+) -> Iterator[Case]:
+    """The first cases of a seed that are wanted, of these places only if any are given."""
+    every = (
+        case_of(seed, lap * len(CELLS) + place)
+        for lap in range(LAPS)
+        for place, cell in enumerate(_shuffled(seed, lap))
+        if not places or cell.place in places
+    )
     return itertools.islice(filter(wanted, every), number)
 
 
@@ -182,18 +303,29 @@ def _shuffled(seed: int, lap: int) -> tuple[Cell, ...]:
 class _Choice:
     """Chooses what else a case consists of."""
 
-    def __init__(self, rng: random.Random, cell: Cell) -> None:
+    def __init__(self, rng: random.Random, other: random.Random, cell: Cell) -> None:
         self.rng = rng
+        self.other = other
         self.cell = cell
         self.kind = KINDS[cell.kind]
+        self.form = self._form()
+        self.known = self._known()
 
     def case(self, seed: int, index: int) -> Case:
         struck = self._struck(index)
         others = [self._other(index, number) for number in range(self.rng.randint(0, 5))]
         place = self.rng.choice([0, len(others) // 2, len(others)])
         members = [*others[:place], struck, *others[place:]]
-        members = [m._replace(name=f"{number}-{m.name}") for number, m in enumerate(members)]
+        members, collection = self._mixed(index, members)
+        place = members.index(struck)
+        members = [
+            m._replace(name=f"{ALL}/" * (number in collection) + f"{number}-{m.name}")
+            for number, m in enumerate(members)
+        ]
+        members = [self._stating(m, struck=n == place) for n, m in enumerate(members)]
         cut, at = self._bytes(struck.size)
+        if struck.size == LARGE:
+            at = {FIRST: 0, LAST: at}.get(self.cell.position, self.rng.randrange(LARGE))
         client = self._client(struck)
         return Case(
             seed,
@@ -208,7 +340,52 @@ class _Choice:
             self._gateway(client),
             self._begin(members, place) if client == RANGE else None,
             self.rng.random(),
+            self.form,
+            self.known,
+            collection,
         )
+
+    def _form(self) -> Form:
+        forms = dict(FORMS)
+        if self.cell.position == PART:
+            forms = {form: weight for form, weight in forms.items() if not form.compressed}
+        return self.other.choices(list(forms), list(forms.values()))[0]
+
+    def _known(self) -> str:
+        known = self.other.choice(KNOWN)
+        if self.cell.position == PART and self.form.follows:
+            return LEARNT  # or the part would not be asked for, or not first
+        if self.kind.signal is not None and known == LEARNT:
+            return UNKNOWN  # any of several gateways may be asked
+        return known
+
+    def _mixed(self, index: int, members: list[Member]) -> tuple[list[Member], range]:
+        """Members from elsewhere among them, and those that have one id in common."""
+        members = list(members)
+        if self.other.random() >= MIXED:
+            return members, range(0)
+        what = self.other.randrange(1, 8)
+        text, directory = [
+            Member(self.other.choice(NAMES) + end, size, index * 10 + seed, "tag", False, None, how)
+            for end, size, seed, how in (
+                ("", self.other.choice([0, 1, 512, 5000]), 8, TEXT),
+                ("/", 0, 9, DIRECTORY),
+            )
+        ]
+        for bit, member in ((1, text), (2, directory)):
+            if what & bit:
+                members.insert(self.other.randint(0, len(members)), member)
+        if not what & 4:
+            return members, range(0)
+        first = self.other.randrange(len(members))
+        return members, range(first, self.other.randint(first, len(members) - 1) + 1)
+
+    def _stating(self, member: Member, *, struck: bool) -> Member:
+        """The same, with the digest in the catalog that its archive follows from."""
+        replaced = struck and self.kind.resized is not None
+        if self.known != STATED or not self.form.follows or member.source != FILE or replaced:
+            return member
+        return member._replace(digest="sha256" if self.form.checksums else "crc32")
 
     def _struck(self, index: int) -> Member:
         kind, position = self.kind, self.cell.position
@@ -218,6 +395,8 @@ class _Choice:
         if position == REPAIR and kind.partial:
             smallest = max(smallest, 2)
         member = self._member(index, -1, smallest, kind.largest)
+        if heals(self.cell) and self.rng.random() < LARGE_ONES:
+            member = member._replace(size=LARGE)
         chance = self.rng.random()
         wanted = (
             "tag"
@@ -226,7 +405,7 @@ class _Choice:
             if chance < 0.85
             else self.rng.choice(["weak", "none"])
         )
-        if position == REPAIR and wanted in {"weak", "none"}:
+        if (position in {REPAIR, PART} or member.size == LARGE) and wanted in {"weak", "none"}:
             wanted = "date"
         validator = wanted if wanted in kind.validators else kind.validators[0]
         digest = member.digest
@@ -262,6 +441,8 @@ class _Choice:
 
     def _client(self, struck: Member) -> str:
         kind = self.kind
+        if self.cell.position == PART:
+            return RANGE
         weights = dict(CLIENTS)
         without: set[str] = set()
         if struck.validator in {"weak", "none"} or kind.digest:
@@ -271,6 +452,12 @@ class _Choice:
             without |= {RANGE}  # it may see another entity-tag, and so the whole
         if kind.signal:
             without |= {GONE, HALF_CLOSED, ARIA2C}
+            if self.form.checksums:
+                without |= PINNED  # another gateway knows no digests, and gives the whole
+        if self.form.compressed:
+            without |= RESUMING | {RANGE}
+        if self.form.follows and self.known != LEARNT:
+            without |= {ARIA2C}  # it takes nothing but parts
         weights = {client: weight for client, weight in weights.items() if client not in without}
         return self.rng.choices(list(weights), list(weights.values()))[0]
 
@@ -281,11 +468,29 @@ class _Choice:
         gateway = self.rng.choices(list(GATEWAYS), list(GATEWAYS.values()))[0]
         if client == GONE:
             return PATIENT
+        if self.form.follows and self.known == LEARNT and gateway in THRIFTY:
+            return FRESH if self.cell.position == HEAD else WARM  # what it has sent it remembers
         if gateway == WARM and self.cell.position == HEAD:
             return REMEMBERING
         return gateway
 
+    def _foreseen(self) -> bool:
+        """Whether a failure in what is only read is as good as one at the very beginning."""
+        repair = self.cell.position == REPAIR
+        # After another plan there is no first failure, and so nothing to be repaired.
+        again = repair and not {REPAIR, PART}.isdisjoint(self.kind.elsewhere)
+        # Gateways that are killed before they answer are not asked again by nginx for a while.
+        return self.kind.signal is None and not again
+
     def _begin(self, members: list[Member], struck: int) -> Begin:
+        if self.cell.position == PART:
+            return Begin(struck, self.rng.randrange(1, members[struck].size))
+        size = members[struck].size
+        unknown = self.form.is_zip and self.known != LEARNT and members[struck].digest != "crc32"
+        if unknown and size > 1 and self._foreseen() and self.other.random() < BEHIND:
+            # It is read before the answer begins, or the answer is the whole.
+            member = self.other.randint(struck, len(members) - 1)
+            return Begin(member, self.other.randrange(1, size) if member == struck else None)
         member = self.rng.randint(0, struck)
         size = members[member].size
         if member == struck or not size or self.rng.random() < 0.3:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from signal import Signals
@@ -17,8 +18,11 @@ FIRST = "first byte"
 MIDDLE = "middle"
 LAST = "last byte"
 REPAIR = "repair"  # a cut comes first, and the fault strikes what repairs it
+PART = "part"  # the client asks for a part that begins inside the member
 
 LARGEST = 2 * 1024**2
+LARGE = 16 * 1024**2
+"""Bytes of members that tell what healing costs: a small one may be read twice by one failure."""
 
 
 class Verdict(NamedTuple):
@@ -49,10 +53,12 @@ class Struck:
     at: int  # the byte that is struck
     url: str
     copy: str  # URL of an honest copy of it
+    abroad: str  # URL of another, at another origin
     dead: str  # URL of a port where nobody listens
     other: Object | None  # what replaces it
     which: faults.Which  # which answers are struck
     from_then_on: Callable[[Answer], bool]  # true of every answer since the first one struck
+    befallen: asyncio.Event  # set once the gateway has got its signal
 
     def longer(self) -> Object:
         """The same with bytes after its end; nothing but its length tells."""

@@ -7,7 +7,7 @@ from campaign.cases import IF_RANGE, RESUMING
 from campaign.download import Download, Target
 from campaign.tools import TOOLS
 
-RUNS = 3  # of a client that resumes
+RUNS = 2  # of a client that resumes
 
 
 async def download(target: Target) -> Download:

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-LIMIT = 25.0  # seconds for one answer; who is not told anything for so long hangs
+LIMIT = 60.0  # seconds for one answer; who is not told anything for so long hangs
 
 STATUS = re.compile(rb"^HTTP/1\.[01] ([2-5][0-9][0-9])\b", re.MULTILINE)
 LENGTH = re.compile(rb"^Content-Length: *([0-9]+)", re.MULTILINE | re.IGNORECASE)
+CHUNKED = re.compile(rb"^Transfer-Encoding: *chunked", re.MULTILINE | re.IGNORECASE)
 ETAG = re.compile(rb"^ETag: *(\S+)", re.MULTILINE | re.IGNORECASE)
 
 
@@ -24,8 +25,10 @@ class Target:
     port: int
     path: str
     pinned: str  # the path that names one version
+    headers: tuple[str, ...]  # that prove who asks, unless the path does
     etag: str | None
     begin: int | None  # for a Range
+    size: int  # of the whole answer, about
     leaves: float  # the part of the body after which it leaves, if it does
     directory: Path
 
@@ -44,6 +47,7 @@ class Run:
     got: int = 0  # bytes of the body
     etag: str | None = None
     body: bytes = b""  # of a refusal
+    head: bytes = b""
     note: str = ""
 
     @classmethod
@@ -57,6 +61,7 @@ class Run:
             got,
             etag[-1].decode("latin-1") if etag else None,
             note=note,
+            head=head,
         )
 
 
@@ -79,6 +84,21 @@ class Download:
         run = self.runs[0]
         names = {"whole": "healed", "short": "loud", "refused": f"refused {run.status}"}
         return names.get(run.outcome, run.outcome)
+
+
+def unchunked(body: bytes) -> tuple[bytes, bool]:
+    """What was sent in chunks, and whether the last one came (RFC 9112 7.1)."""
+    data, place = bytearray(), 0
+    while True:
+        line, end, _ = body[place : place + 20].partition(b"\r\n")
+        if not end:
+            return bytes(data), False
+        length = int(line, 16)
+        if not length:
+            return bytes(data), body[place:] == b"0\r\n\r\n"
+        place += len(line) + 2
+        data += body[place : place + length]
+        place += length + 2
 
 
 async def until(condition: Callable[[], object], seconds: float) -> bool:

@@ -16,6 +16,9 @@ from typing import NamedTuple
 ROOT = Path(__file__).parent.parent.parent
 
 
+JUDGED = ("curl", "Python", "Python, paused")  # whose first answer tells all
+
+
 class Edit(NamedTuple):
     """In this module, these lines become others."""
 
@@ -25,17 +28,27 @@ class Edit(NamedTuple):
 
 
 class Guard(NamedTuple):
-    """What it guards against, the edits that switch it off, and the cells that then turn red.
+    """What it guards against, the edits that switch it off, and the cases that then turn red.
 
-    A cell is given as `kind / position`. Where only some clients or some validators of the struck
-    object can show it, these are named.
+    A cell is given as `kind / position`. Where not each of its cases can show it, what they have
+    in common is named too.
     """
 
     against: str
     edits: tuple[Edit, ...]
     cells: tuple[str, ...]
-    clients: tuple[str, ...] = ()
-    validators: tuple[str, ...] = ()
+    shows: str  # a pattern: what the campaign then says
+    clients: tuple[str, ...] = JUDGED
+    validators: tuple[str, ...] = ("tag", "date")
+    gateway: str = "fresh"
+    lasting: bool | None = None  # whether the fault is, where that matters
+    begun: bool | None = None  # whether something has been sent before the fault strikes
+    stated: bool | None = None  # whether the catalog states what the struck member is
+    cases: int = 4  # that show it; more where chance decides
+    cut: int = 0  # bytes of it, at least, that have come before it is struck while repairing
+    sizes: tuple[int, int] = (0, 70_000)  # least and most bytes of the struck member
+    forms: tuple[str, ...] = ("tar",)  # what is asked for
+    instead: str | None = None  # what comes before a part or in its place: "read" or "whole"
 
 
 GUARDS = {
@@ -49,6 +62,7 @@ GUARDS = {
             ),
         ),
         ("replaced, conditions ignored / repair", "ETag changed / repair", "no validator / repair"),
+        shows="promise|healed where loud",
     ),
     "length": Guard(
         "a body that ends early counts as one that ended",
@@ -65,6 +79,8 @@ GUARDS = {
             ),
         ),
         ("FIN, until close / middle", "FIN, until close / last byte"),
+        shows="promise [123]",
+        sizes=(512, 70_000),
     ),
     "surplus": Guard(
         "what comes after the planned end is cut off instead of being noticed",
@@ -76,6 +92,7 @@ GUARDS = {
             ),
         ),
         ("longer, chunked / first byte", "longer, until close / first byte"),
+        shows="promise",
     ),
     "planned-size": Guard(
         "an answer of another length than was planned is taken",
@@ -86,41 +103,52 @@ GUARDS = {
                 "if False:",
             ),
         ),
-        ("Content-Length + 5 / first byte", "Content-Length - 1 / first byte"),
+        ("Content-Length + 5 / first byte",),
+        shows="where loud|where refused",
+        lasting=True,
     ),
     "owed-header": Guard(
         "an archive is cut between two members, where it looks complete",
         (
-            # So little that a header is still gathered when the contents before it have gone.
-            Edit("tarstream.transfer", "GATHER = 64 * 1024", "GATHER = 2048"),
             Edit(
                 "tarstream.transfer",
-                "if self._gathered and self.position != self._owed_until:",
-                "if self._gathered:",
+                "if self._gathered_size >= GATHER:\n                    await self._flush()\n",
+                "pass\n",
+            ),
+            Edit(
+                "tarstream.stores.retry",
+                "if not self._opening.done():\n                        await watched.flush()",
+                "if False:\n                        await watched.flush()",
             ),
             Edit(
                 "tarstream.transfer",
                 "return gathered if surplus < 0 else gathered",
-                'return b"" and gathered',
+                "return gathered[:-512] if surplus < 0 else gathered",
             ),
         ),
-        ("404 / first byte", "410 / first byte", "403 / first byte", "503, 60 s / first byte"),
+        ("404 / first byte", "410 / first byte", "403 / first byte"),
+        shows="promise 3",
+        begun=True,
     ),
     "repair-offset": Guard(
         "what broke off is begun again at another byte",
         (
             Edit(
                 "tarstream.stores.retry",
-                "self._opening = self._open(sink.position - base)",
-                "self._opening = self._open(self._start)",
+                "self._open(sink.position - base)",
+                "self._open(self._start)",
             ),
         ),
-        ("FIN / middle", "RST / last byte", "stalls / middle"),
+        ("stalls / middle", "stalls / last byte"),
+        shows="promise",
+        sizes=(512, 70_000),
     ),
     "repair": Guard(
         "nothing is tried again",
         (Edit("tarstream.stores.retry", "if self._failed >= self._attempts or", "if True or"),),
         ("FIN / middle", "503 / HEAD", "hangs up / first byte"),
+        shows="where healed",
+        lasting=False,
     ),
     "proof": Guard(
         "what has no strong validator is continued where it broke off",
@@ -131,7 +159,8 @@ GUARDS = {
                 "continuable=True",
             ),
         ),
-        ("FIN / middle", "RST / middle", "stalls / middle"),
+        ("stalls / middle",),
+        shows="was continued",
         validators=("weak", "none"),
     ),
     "progress": Guard(
@@ -144,6 +173,8 @@ GUARDS = {
             ),
         ),
         ("1,000 bytes a time / first byte",),
+        sizes=(5000, 6000),
+        shows="healed where loud",
     ),
     "min-rate": Guard(
         "an origin that gives a byte now and then is waited for",
@@ -155,6 +186,9 @@ GUARDS = {
             ),
         ),
         ("trickles / first byte",),
+        sizes=(5000, 6000),
+        lasting=True,
+        shows="healed where loud",
     ),
     "cancellation": Guard(
         "an origin's connection stays taken when the client has left",
@@ -164,18 +198,22 @@ GUARDS = {
             "stalls before headers / first byte",
             "stalls / first byte",
         ),
-        ("Python, gone",),
+        shows="still taken",
+        clients=("Python, gone",),
+        gateway="patient",
     ),
     "content-encoding": Guard(
         "coded bytes are taken for the object's",
         (
             Edit(
                 "tarstream.stores.http",
-                'if any(coding.strip() not in {"identity", ""} for coding in codings):',
+                r'if codings and not set(re.split(r"[\s,]+", ",".join(codings).lower())) <= '
+                '{"identity", ""}:',
                 "if False:",
             ),
         ),
         ("coded, as long / first byte", "coded, as long / repair"),
+        shows="promise",
     ),
     "content-range": Guard(
         "another part is taken than was asked for",
@@ -187,6 +225,7 @@ GUARDS = {
             ),
         ),
         ("another part / repair", "wrong start / repair"),
+        shows="promise|where",
     ),
     "range-ignored": Guard(
         "the beginning of an answer that is whole is taken for the part asked for",
@@ -198,6 +237,7 @@ GUARDS = {
             ),
         ),
         ("Range ignored / repair",),
+        shows="promise",
     ),
     "hold-back": Guard(
         "the last chunk of a body without a length is passed on before its end is proven",
@@ -209,11 +249,13 @@ GUARDS = {
             ),
         ),
         ("no last chunk / last byte", "longer, chunked / first byte"),
+        shows="promise|where",
     ),
     "digest": Guard(
         "contents are taken that are not what the catalog states",
-        (Edit("tarstream.transfer", "digest.verify()", "pass"),),
+        (Edit("tarstream.digests", "if self.stated not in {None, value}:", "if False:"),),
         ("a wrong byte / middle", "a wrong byte / last byte"),
+        shows="promise 1",
     ),
     "second-answer": Guard(
         "an error is written into an archive that has begun",
@@ -225,6 +267,9 @@ GUARDS = {
             ),
         ),
         ("404 / first byte", "FIN / middle"),
+        shows="promise",
+        clients=("Python", "Python, paused"),
+        begun=True, lasting=True,
     ),
     "version": Guard(
         "a pinned download goes on with another version",
@@ -232,7 +277,11 @@ GUARDS = {
             Edit("tarstream.app", "if asked.version in {None, archive.tag}:", "if True:"),
         ),
         ("replaced / repair", "replaced, conditions ignored / repair"),
-        ("curl -C -", "wget -c"),
+        shows="promise 1",
+        stated=False,
+        sizes=(512, 70_000),
+        cut=100,
+        clients=("curl -C -", "wget -c"),
     ),
     "if-range": Guard(
         "a part is given of another version than If-Range names",
@@ -244,12 +293,201 @@ GUARDS = {
             ),
         ),
         ("replaced / repair", "replaced, conditions ignored / repair"),
-        ("Python, If-Range",),
+        shows="promise 1",
+        stated=False,
+        sizes=(512, 70_000),
+        cut=100,
+        clients=("Python, If-Range",),
     ),
     "drain": Guard(
         "SIGTERM cuts downloads that are under way",
         (Edit("tarstream.admission", "await self._idle.wait()", "pass"),),
         ("SIGTERM / middle",),
+        shows="where healed",
+        cases=2,
+    ),
+    "second-plan": Guard(
+        "what was learnt of sources and turned out stale is refused instead of learnt anew",
+        (Edit("tarstream.app", "if not _may_be_stale(failed, asked, archive):", "if True:"),),
+        ("ETag changed / first byte", "grown / first byte", "wrong total / part"),
+        shows="refused 502 where healed",
+        clients=(*JUDGED, "Python, Range"),
+        lasting=False,
+        begun=False,
+        stated=False,
+    ),
+    "forget": Guard(
+        "what an origin has contradicted is remembered all the same",
+        (Edit("tarstream.download", "await self._archives.forget(failed.member)", "pass"),),
+        ("replaced / first byte", "grown / first byte", "shrunk / first byte"),
+        shows="refused 503 where healed",
+        gateway="warm",
+        begun=False,
+        stated=False,
+    ),
+    "first-member": Guard(
+        "an archive begins before its first member is there",
+        (
+            Edit(
+                "tarstream.transfer",
+                "await self._ready()\n",
+                "pass\n",
+            ),
+        ),
+        ("500 / first byte", "404 / first byte", "hangs up / first byte"),
+        shows="loud where refused 502",
+        lasting=True,
+        begun=False,
+    ),
+    "allow": Guard(
+        "redirects lead to origins that nobody has allowed",
+        (
+            Edit(
+                "tarstream.stores.guard",
+                "return exact or wildcard",
+                "return exact or wildcard or self.rules[0]",
+            ),
+        ),
+        ("redirected elsewhere / first byte", "redirected elsewhere / HEAD"),
+        shows="where refused 403",
+        begun=False,
+    ),
+    "secret-log": Guard(
+        "a log holds the URL of a member",
+        (
+            Edit(
+                "tarstream.download",
+                '"origin": origin_of(failed.member.source)',
+                '"origin": failed.member.source',
+            ),
+        ),
+        ("FIN / middle", "404 / first byte"),
+        shows="in a log",
+        lasting=True,
+        begun=True,
+    ),
+    "secret-answer": Guard(
+        "an answer holds the URL of a member",
+        (
+            Edit(
+                "tarstream.app",
+                'failed.cause.about(failed.member.id or "")',
+                "failed.cause.about(failed.member.source)",
+            ),
+        ),
+        ("500 / first byte", "404 / first byte"),
+        shows="secret",
+        lasting=True,
+        begun=False,
+    ),
+    "credential": Guard(
+        "the credential of an origin is sent to each of them",
+        (
+            Edit(
+                "tarstream.stores.credentials",
+                "fields = self._of.get(_origin(url)) if self._of else None",
+                "fields = {name: of[name] for of in self._of.values() for name in of}",
+            ),
+        ),
+        ("redirected abroad / first byte", "redirected abroad / HEAD"),
+        shows="secret: an origin was told",
+    ),
+    "compressed-end": Guard(
+        "a compressed archive that breaks off is given its end",
+        (
+            Edit(
+                "tarstream.download",
+                "await response.send(transfer.abort())\n",
+                "await response.send(transfer.abort())\n"
+                "            if response.content_length is None: await response.finish()\n",
+            ),
+        ),
+        ("FIN / middle", "404 / first byte"),
+        shows="promise 1",
+        lasting=True,
+        begun=True,
+        forms=("tar.gz", "tar.zst"),
+    ),
+    "last-chunk": Guard(
+        "HTTP says that a compressed archive is whole which breaks off",
+        (
+            Edit(
+                "tarstream.response",
+                "if self.prepared and not self.whole:",
+                "if self.prepared and not self.whole and self.content_length is not None:",
+            ),
+        ),
+        ("FIN / middle", "404 / first byte"),
+        shows="promise 2: HTTP says that it is whole",
+        lasting=True,
+        begun=True,
+        forms=("tar.gz", "tar.zst"),
+    ),
+    "unread": Guard(
+        "a part of a zip states CRC-32s of contents that nobody has read",
+        (
+            Edit(
+                "tarstream.transfer",
+                "for key, member in list(self._known.unread.items()):",
+                "for key, member in []:",
+            ),
+            Edit(
+                "tarstream.digests",
+                "or self._known[key_of(member, algorithm)]",
+                'or self._known.get(key_of(member, algorithm), "00000000")',
+            ),
+        ),
+        ("chunked / first byte", "drips / middle", "redirected / first byte"),
+        shows="promise 1",
+        clients=("Python, Range",),
+        forms=("zip",),
+        instead="read",
+    ),
+    "reread-bytes": Guard(
+        "more of a zip is read than may be, for a part of it",
+        (Edit("tarstream.digests", "or size > budget:", "or False:"),),
+        ("chunked / first byte", "drips / middle", "redirected / first byte"),
+        shows="206 where 200",
+        clients=("Python, Range",),
+        gateway="remembering",
+        forms=("zip",),
+        instead="whole",
+    ),
+    "listing": Guard(
+        "members are read that nobody has asked for, to list their digests",
+        (Edit("tarstream.digests", "if key.algorithm != deferred or size", "if size"),),
+        (
+            "chunked / first byte",
+            "drips / middle",
+            "drips / last byte",
+            "extra bytes / first byte",
+            "FIN / middle",
+            "redirected / first byte",
+            "until close / first byte",
+        ),
+        shows="206 where 200",
+        clients=("Python, Range",),
+        forms=("tar, SHA256SUMS", "zip, SHA256SUMS"),
+        lasting=False,
+        instead="whole",
+    ),
+    "token": Guard(
+        "any token lets in",
+        (Edit("tarstream.auth", "if len(values) > 1 or not any(known):", "if False:"),),
+        ("nothing / first byte",),
+        shows="200 instead of 401",
+    ),
+    "signature": Guard(
+        "any signature lets in",
+        (
+            Edit(
+                "tarstream.signing",
+                "return hmac.compare_digest(_hmac(self._target, secret), self._sig)",
+                "return True",
+            ),
+        ),
+        ("nothing / first byte",),
+        shows="instead of 403",
     ),
 }  # fmt: skip
 

@@ -7,16 +7,18 @@ import contextlib
 import socket
 
 from campaign.cases import GONE, HALF_CLOSED, PAUSED, SLOW
-from campaign.download import LENGTH, LIMIT, Run, Target
+from campaign.download import CHUNKED, LENGTH, LIMIT, Run, Target, unchunked
 
 LEAVES = 0.4  # seconds after which a client that leaves has left, whatever came
-PAUSE = 0.8  # seconds without reading: more than an origin may be silent
-SLOWLY = 4e6  # bytes per second, so that the largest archives take about a second
+PAUSE = 2.5  # seconds without reading: more than an origin may be silent
+SLOWLY = 4e6  # bytes per second, or more where it would take longer than ...
+SLOWEST = 2.0  # ... so many seconds
 
 
 async def ask(target: Target, offset: int | None, etag: str | None) -> tuple[Run, bytes, bool]:
     """One answer, from an offset on unless that is None; the body, and whether it is a part."""
     lines = [f"GET {target.path} HTTP/1.1", "Host: gateway", "Connection: close"]
+    lines += target.headers
     if offset is not None:
         lines += [f"Range: bytes={offset}-", f"If-Range: {etag}"]
     request = ("\r\n".join(lines) + "\r\n\r\n").encode()
@@ -76,6 +78,7 @@ class _Reader:
     async def _read(self) -> None:
         loop = asyncio.get_running_loop()
         paused = False
+        ahead = 0.0  # seconds that a slow client has not waited yet
         while data := await loop.sock_recv(self.socket, 1 << 18):
             if self.length is None:
                 self.head += data
@@ -83,10 +86,13 @@ class _Reader:
                 if not end:
                     continue
                 found = LENGTH.search(self.head)
-                self.length = int(found[1]) if found else -1
+                self.length = int(found[1]) if found else self.target.size
             self.body += data
             if self.target.client == SLOW:
-                await asyncio.sleep(len(data) / SLOWLY)
+                ahead += len(data) / max(SLOWLY, self.length / SLOWEST)
+                if ahead > 0.02:
+                    await asyncio.sleep(ahead)
+                    ahead = 0.0
             elif self.target.client == PAUSED and not paused and self.body:
                 paused = True
                 await asyncio.sleep(PAUSE)
@@ -95,12 +101,16 @@ class _Reader:
 
     def run(self) -> Run:
         """The answer as it came."""
+        # What comes beyond the announced length is more than any client would take.
+        whole = len(self.body) >= (self.length or 0)
+        if CHUNKED.search(self.head):
+            body, whole = unchunked(bytes(self.body))
+            self.body = bytearray(body)
         result = Run.of_head(self.head, len(self.body), self.error)
         if self.ended:
             result.outcome = self.ended
         elif result.status >= 400:
             result.outcome, result.body = "refused", bytes(self.body)
         elif result.status in {200, 206}:
-            # What comes beyond the announced length is more than any client would take.
-            result.outcome = "whole" if len(self.body) >= (self.length or 0) else "short"
+            result.outcome = "whole" if whole else "short"
         return result

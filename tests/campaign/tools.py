@@ -45,6 +45,7 @@ async def _curl(target: Target, path: Path, *options: str, pinned: bool = False)
     head.unlink(missing_ok=True)
     before = _size(path)
     url = target.url(pinned=pinned)
+    options += tuple(f"-H{header}" for header in target.headers)
     code, wrote = await run("curl", "-q", "-sS", "-g", *options, "-D", head, "-o", path, url)
     return _judged(code, head.read_bytes() if head.exists() else b"", path, before, wrote)
 
@@ -57,7 +58,7 @@ async def _wget(target: Target, path: Path) -> Run:
     before = _size(path)
     url = target.url(pinned=True)
     code, wrote = await run(
-        "wget", "--no-config", "-c", "-nv", "-S", "--tries=1", "-O", path, url
+        "wget", "--no-config", "-c", "-nv", "-S", "--tries=1", *_headers(target), "-O", path, url
     )  # fmt: skip
     # It indents the answer's head.
     return _judged(code, re.sub(rb"(?m)^ +", b"", wrote), path, before, wrote)
@@ -68,7 +69,7 @@ async def _aria2c(target: Target, path: Path) -> Run:
     code, wrote = await run(
         "aria2c", "--no-conf", "-c", "-q", "-x4", "-s4", "-k1M", "--max-tries=1",
         "--file-allocation=none", "--auto-file-renaming=false", "--allow-overwrite=true",
-        "-d", target.directory, "-o", path.name, target.url(pinned=True),
+        *_headers(target), "-d", target.directory, "-o", path.name, target.url(pinned=True),
     )  # fmt: skip
     outcomes: Mapping[int | None, str] = {0: "whole", None: "hangs"}
     return Run(outcomes.get(code, "failed"), got=_size(path) - before, note=_note(code, wrote))
@@ -94,6 +95,10 @@ def _judged(code: int | None, head: bytes, path: Path, before: int, wrote: bytes
     elif result.status in {200, 206}:
         result.outcome = "whole" if code == 0 else "short"
     return result
+
+
+def _headers(target: Target) -> list[str]:
+    return [f"--header={header}" for header in target.headers]
 
 
 def _size(path: Path) -> int:
