@@ -46,6 +46,7 @@ async def open_archives(
                 patience=upstream.patience,
                 attempts=upstream.attempts,
                 min_rate=upstream.min_rate,
+                sendfile=upstream.sendfile,
                 credentials=credentials,
                 observer=metrics,
                 sockets=sockets,

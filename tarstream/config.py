@@ -198,6 +198,7 @@ class Upstream(_Section):
     plan_timeout: Seconds = 60
     connections: int = Field(default=100, ge=1)
     remember: float = Field(default=10, ge=0, allow_inf_nan=False)
+    sendfile: bool = False
     credentials: Credentials = ()
 
     @field_validator("allow")

@@ -1,6 +1,6 @@
 """Bytes that the kernel moves, and this process never sees: splice(2), which Linux alone has.
 
-From a socket into a pipe, from the pipe into a socket. A pipe serves one body: to make it
+From a socket or a file into a pipe, from the pipe into a socket. A pipe serves one body: to make it
 takes 15 microseconds, and what one has left in there is never another's.
 """
 
@@ -41,13 +41,13 @@ class Pipe:
             self.close()
             raise
 
-    def fill(self, descriptor: int, most: int) -> int:
-        """Take at most so many bytes out of a socket.
+    def fill(self, descriptor: int, most: int, offset: int | None = None) -> int:
+        """Take at most so many bytes out of a socket, or those at `offset` out of a file.
 
         How many these were: 0 at the end. Raises OSError; BlockingIOError where none has come yet.
         """
         flags = SPLICE_F_MOVE | SPLICE_F_NONBLOCK
-        came = splice(descriptor, self._in, most, flags=flags)
+        came = splice(descriptor, self._in, most, offset_src=offset, flags=flags)
         self.held += came
         return came
 

@@ -31,6 +31,7 @@ class Upstream:
     observer: Observer = field(default_factory=Observer)
     sockets: WeakSet[socket] = field(default_factory=WeakSet)
     """Those to origins, of which some may be closed."""
+    sendfile: bool = False
 
 
 def _http(upstream: Upstream, stack: AsyncExitStack, *, wildcard: bool) -> Store:
@@ -43,7 +44,8 @@ def _http(upstream: Upstream, stack: AsyncExitStack, *, wildcard: bool) -> Store
 
 
 def _file(upstream: Upstream, stack: AsyncExitStack, *, wildcard: bool) -> Store:  # noqa: ARG001
-    return FileStore([rule.path for rule in upstream.policy.rules if rule.scheme == "file"])
+    roots = [rule.path for rule in upstream.policy.rules if rule.scheme == "file"]
+    return FileStore(roots, sendfile=upstream.sendfile)
 
 
 STORES: Mapping[str, Callable[..., Store]] = {"http": _http, "https": _http, "file": _file}

@@ -14,6 +14,7 @@ from urllib.parse import unquote
 
 from tarstream.errors import Forbidden, ObjectChanged, ObjectMissing, OriginBroken, OriginError
 from tarstream.layout import Source
+from tarstream.splice import LARGE, PIPE, TAIL, Pipe, Splice
 from tarstream.stores.base import Body, ObjectMeta, Sink
 
 CHUNK = 256 * 1024
@@ -35,10 +36,15 @@ _THROUGH = getattr(os, "O_PATH", os.O_RDONLY)
 
 
 class FileStore:
-    """Files below `roots`, never outside of them."""
+    """Files below `roots`, never outside of them.
 
-    def __init__(self, roots: Sequence[str]) -> None:
+    `sendfile` lets the kernel send the pages of large ones, for files that nobody writes to in
+    place: what is written before a client has taken them would arrive in their stead.
+    """
+
+    def __init__(self, roots: Sequence[str], *, sendfile: bool = False) -> None:
         self._roots = tuple(roots)
+        self._sendfile = sendfile
 
     async def head(self, source: Source) -> ObjectMeta:
         """Size, modification time, and an entity-tag made of both."""
@@ -59,7 +65,7 @@ class FileStore:
         try:
             if found.size != size or validator not in {None, found.validator}:
                 raise ObjectChanged("it is no longer the file that was planned")
-            yield _FileBody(fd, start, stop, found)
+            yield _FileBody(fd, start, stop, found, sendfile=self._sendfile)
         finally:
             os.close(fd)
 
@@ -96,22 +102,62 @@ class FileStore:
 
 
 class _FileBody:
-    def __init__(self, fd: int, start: int, stop: int, opened: ObjectMeta) -> None:
+    def __init__(
+        self, fd: int, start: int, stop: int, opened: ObjectMeta, *, sendfile: bool
+    ) -> None:
         self._fd = fd
         self._offset = start
         self._stop = stop
         self._opened = opened
+        self._sendfile = sendfile
 
     async def ready(self) -> None:
         """Opened is ready."""
 
     async def copy_to(self, sink: Sink) -> None:
+        large = self._stop - self._offset >= LARGE
+        splice = sink.splice() if self._sendfile and large else None
+        if splice is not None:
+            await self._send(sink, splice)
         while self._offset < self._stop:
             await sink.flush()
             wanted = min(CHUNK, self._stop - self._offset)
             chunk = await asyncio.to_thread(self._read, wanted)
             self._offset += len(chunk)
             await sink.write(chunk)
+
+    async def _send(self, sink: Sink, splice: Splice) -> None:
+        """Have the kernel send pages, as far as it does; the last ones are to be read."""
+        try:
+            between = Pipe()
+        except OSError:  # there are too many of them
+            return
+        filling: asyncio.Future[int] | None = None
+        try:
+            while self._offset < self._stop - TAIL:
+                await sink.flush()
+                filling = asyncio.ensure_future(asyncio.to_thread(self._fill, between))
+                came = await asyncio.shield(filling)
+                if not came:
+                    return  # to read says why
+                self._offset += came
+                await splice(between)
+        finally:
+            # A thread cannot be cancelled, and what it fills must not become somebody else's.
+            if filling is None:
+                between.close()
+            else:
+                filling.add_done_callback(lambda _: between.close())
+
+    def _fill(self, between: Pipe) -> int:
+        """Put what follows into a pipe; how many bytes, 0 where that cannot be."""
+        try:
+            most = min(PIPE, self._stop - TAIL - self._offset)
+            came = between.fill(self._fd, most, self._offset)
+            unchanged = _meta(os.fstat(self._fd)) == self._opened
+        except OSError:
+            return 0
+        return came if unchanged else 0
 
     def _read(self, wanted: int) -> bytes:
         try:
