@@ -57,14 +57,19 @@ def main() -> int:
 
 def _measured(arguments: argparse.Namespace) -> Report:
     began = datetime.now(UTC)
-    servers = [server for server in _servers(arguments) if is_known(server)]
+    asked = _cases(arguments)
+    servers = [
+        server
+        for server in _servers(arguments)
+        if any(server.fits(case) for case in asked) and is_known(server)
+    ]
     facts = facts_of("benchmarks", servers, began)
     results: list[Result] = []
     with (
         TemporaryDirectory(dir=arguments.on, prefix="tarstream-bench-") as directory,
         origin(Path(directory)) as running,
     ):
-        for case in _cases(arguments):
+        for case in asked:
             fit = [server for server in servers if server.fits(case)]
             if fit:
                 result = measured(case, fit, running, arguments.runs, _tell)

@@ -28,6 +28,8 @@ class Case:
     """Our catalog states size, mtime and entity-tag; else we ask for each by HEAD."""
     knows_crc: bool = False
     """The CRC-32 of each member is stated; else a zip computes it."""
+    place: str = "origin"
+    """Where contents are: at the `origin`, in a `file` of this machine, or in the `catalog`."""
     latency: float = 0
     clients: int = 1
     """That ask at the same moment."""
@@ -62,6 +64,13 @@ def cases(*, quick: bool) -> list[Case]:
     found = [
         tar,
         replace(tar, name="large-tar-far", title=f"{tar.title}, {away}", latency=DISTANCE),
+        replace(
+            tar,
+            name="large-tar-file",
+            title=f"{tar.title}, a file of this machine",
+            place="file",
+            ours_only=True,
+        ),
         replace(
             zipped,
             name="large-zip-known",
@@ -105,6 +114,16 @@ def cases(*, quick: bool) -> list[Case]:
             small,
             name="crowd",
             title=f"{crowd} clients at once, each a tar of {many:,} members of 16 KiB",
+            clients=crowd,
+            ours_only=True,
+        ),
+        Case(
+            "cores",
+            f"{crowd} clients at once, each a tar of {many * 5:,} members of 1 KiB, without origin",
+            "tar",
+            many * 5,
+            KIB,
+            place="catalog",
             clients=crowd,
             ours_only=True,
         ),

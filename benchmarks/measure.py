@@ -142,7 +142,7 @@ def measured(
         directory.mkdir()
         port = origin.port_at(case.latency)
         runs = 1 if case.once else runs
-        work = Work(case, files_of(origin, case), port, runs + 1, directory)
+        work = Work(case, files_of(origin, case), origin.root, port, runs + 1, directory)
         # All at the same time: most of this is Python that imports.
         begun = [_begun(stack, server, work) for server in servers]
         rows = [Measured(server, work, process, port) for server, process, port in begun]
@@ -164,10 +164,11 @@ def measured(
 def files_of(origin: Origin, case: Case) -> list[File]:
     """What the origin has of a case; cases of the same size share them."""
     count = case.files or case.members
-    directory = f"{case.size}"
+    is_text = case.place == "catalog"
+    directory = f"{case.size}-text" if is_text else f"{case.size}"
     files = _MADE.setdefault((origin.root, directory), [])
     for number in range(len(files), count):
-        files.append(made(origin.root, f"{directory}/{number:06}", case.size))
+        files.append(made(origin.root, f"{directory}/{number:06}", case.size, is_text=is_text))
     return files[:count]
 
 

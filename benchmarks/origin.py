@@ -70,15 +70,18 @@ class File:
         return f'"{MTIME:x}-{self.size:x}"'
 
 
-def made(root: Path, path: str, size: int) -> File:
-    """Write a file of random bytes, of which no two blocks are equal."""
+def made(root: Path, path: str, size: int, *, is_text: bool = False) -> File:
+    """Write a file of random bytes, of which no two blocks are equal; of text: hex digits."""
     noise = random.Random(path).randbytes(min(size, BLOCK))  # nosec B311 # noqa: S311 - no secret
+    if is_text:
+        noise = noise.hex().encode()
     target = root / path
     target.parent.mkdir(exist_ok=True)
     crc32, sha256 = 0, hashlib.sha256()
     with target.open("wb") as file:
         for start in range(0, size, BLOCK):
-            block = (start.to_bytes(8) + noise)[: min(BLOCK, size - start)]
+            mark = b"%08x" % start if is_text else start.to_bytes(8)
+            block = (mark + noise)[: min(BLOCK, size - start)]
             crc32 = zlib.crc32(block, crc32)
             sha256.update(block)
             file.write(block)

@@ -41,6 +41,8 @@ def petabyte(report: Report) -> str:
 def _title(case: Case) -> str:
     size = f"{case.size // GIB} GiB" if case.size >= GIB else f"{case.size // KIB} KiB"
     title = f"{case.format}s of members of {size}"
+    if case.place == "file":
+        title += ", files of this machine"
     if case.format == "zip":
         title += f", CRC-32 {'known' if case.knows_crc else 'computed'}"
     return title if case.knows_sizes else f"{title}, a HEAD for each"

@@ -168,7 +168,9 @@ def measured(case: Case, server: Server, running: Origin, rounds: int) -> Cost:
     """Ask the gateway as it is, and another one under cProfile."""
     directory = running.root.parent / f"profile-{case.name}-{free_port()}"
     directory.mkdir()
-    work = Work(case, files_of(running, case), running.port_at(0), rounds + 1, directory)
+    work = Work(
+        case, files_of(running, case), running.root, running.port_at(0), rounds + 1, directory
+    )
     units = case.size / MIB if case.is_large else case.members
     with _asked(work, server) as (row, process, _):
         before = Counters.of(process.pid)

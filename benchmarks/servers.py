@@ -31,6 +31,8 @@ class Work:
 
     case: Case
     files: list[File]
+    root: Path
+    """Where these are."""
     origin: int
     rounds: int
     directory: Path
@@ -91,6 +93,8 @@ def _ours(name: str, settings: Mapping[str, Mapping[str, object]], *cases: str) 
         with catalog.open("w") as lines:
             lines.writelines(json.dumps(entry) + "\n" for entry in _catalog(work))
         allow = f"http://127.0.0.1:{work.origin}"
+        if work.case.place == "file":
+            allow = work.root.as_uri()
         config.write_text(_toml(_merged(settings, str(catalog), allow)))
         return [
             sys.executable,
@@ -123,13 +127,17 @@ def _catalog(work: Work) -> list[dict[str, object]]:
     entries = []
     for round_ in range(work.rounds):
         for number in range(case.members):
-            file = work.file(number)
+            file, path = work.file(number), work.root / work.file(number).path
             entry: dict[str, object] = {
-                "id": _id(case, round_, number),
-                "url": f"{work.url(number)}?{round_}",
-                "name": work.name(number),
-            }
-            if case.knows_sizes:
+                "id": _id(case, round_, number), "name": work.name(number),
+            }  # fmt: skip
+            if case.place == "catalog":
+                entry |= {"text": path.read_text(), "mtime": MTIME}
+            elif case.place == "file":
+                entry["url"] = path.as_uri()
+            else:
+                entry["url"] = f"{work.url(number)}?{round_}"
+            if case.place == "origin" and case.knows_sizes:
                 entry |= {"size": file.size, "mtime": MTIME, "etag": file.etag}
             if case.knows_crc:
                 entry["crc32"] = file.crc32
@@ -195,7 +203,12 @@ def knows(section: str, key: str, value: str) -> bool:
 
 
 def note(case: Case) -> str:
-    """What an origin that is far away makes possible."""
+    """What an origin that is far away makes possible, and what is compared without one."""
+    if case.place == "catalog":
+        return (
+            "No origin takes part and curl has little to do, "
+            "so two workers have two cores nearly to themselves."
+        )
     ahead = Upstream.model_fields["ahead"].default
     if not case.latency or case.is_large:
         return ""
@@ -287,7 +300,8 @@ SERVERS = [
         {"server": {"zero_copy": False}},
         "large-tar", "large-zip-known", "slow",
     ),
-    _ours("tarstream, workers = 2", {"server": {"workers": 2}}, "crowd"),
+    _ours("tarstream, workers = 2", {"server": {"workers": 2}}, "crowd", "cores"),
+    _ours("tarstream, sendfile = true", {"upstream": {"sendfile": True}}, "large-tar-file"),
     _peer(
         "zipstream-ng (aiohttp)",
         {"zip"},

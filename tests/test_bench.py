@@ -139,7 +139,7 @@ TAR = Case("small", "tar of 3 members", "tar", 3, 100)
 
 def work_of(tmp_path, case):
     files = [made(tmp_path, f"files/{number}", case.size) for number in range(case.members)]
-    return Work(case, files, 1, 1, tmp_path)
+    return Work(case, files, tmp_path, 1, 1, tmp_path)
 
 
 def packed(tmp_path, work, order=(0, 1, 2), contents=(0, 1, 2)):
@@ -290,6 +290,26 @@ def test_a_run_measures_our_gateway_and_the_limit(tmp_path):
         for figure in ("members_per_second", "cpu_us_per_member", "first_byte_ms"):
             assert row["figures"][figure]["median"] > 0
         assert row["server"] in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("case", "beside"),
+    [
+        ("large-tar-file", "tarstream, sendfile = true"),
+        ("cores", "tarstream, workers = 2"),
+    ],
+)
+def test_what_no_origin_has_is_measured_too(tmp_path, case, beside):
+    """Each row's answer was looked at before; another one would be a problem, and status 1."""
+    figures = tmp_path / "figures.json"
+    done = subprocess.run(
+        [*COMMAND, "--case", case, "--json", figures, "--on", tmp_path],
+        cwd=ROOT, capture_output=True, check=False, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    (result,) = json.loads(figures.read_text())["results"]
+    assert [row["server"] for row in result["rows"]] == ["tarstream", beside]
+    assert all(row["runs"] for row in result["rows"])
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
