@@ -3,6 +3,7 @@
 import getpass
 import os
 import re
+import signal
 import socket
 import subprocess
 import time
@@ -39,9 +40,10 @@ _TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 class Nginx:
     """An nginx that runs."""
 
-    def __init__(self, directory: Path, port: int) -> None:
+    def __init__(self, directory: Path, port: int, pid: int) -> None:
         self.port = port
         self._directory = directory
+        self._pid = pid
 
     @property
     def root(self) -> str:
@@ -61,6 +63,18 @@ class Nginx:
     def access(self) -> str:
         """The requests that it has logged."""
         return (self._directory / "access.log").read_text()
+
+    def forget(self) -> None:
+        """Have new workers only: for 10 seconds they remember which gateways did not answer."""
+        before = self._workers()
+        os.kill(self._pid, signal.SIGHUP)
+        deadline = time.monotonic() + 10
+        while not before.isdisjoint(self._workers()):
+            assert time.monotonic() < deadline, "nginx keeps its workers"
+            time.sleep(0.01)
+
+    def _workers(self) -> set[str]:
+        return set(Path(f"/proc/{self._pid}/task/{self._pid}/children").read_text().split())
 
     @property
     def stored(self) -> bool:
@@ -110,7 +124,7 @@ def nginx(directory: Path, conf: str, *gateways: int) -> Iterator[Nginx]:
                 if popen.poll() is not None or time.monotonic() > deadline:
                     raise AssertionError(f"nginx did not start:\n{output.read_text()}")
                 time.sleep(0.01)
-            yield Nginx(directory, port)
+            yield Nginx(directory, port, popen.pid)
         finally:
             popen.terminate()
             popen.wait(10)

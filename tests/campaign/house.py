@@ -16,7 +16,7 @@ from pathlib import Path
 
 from answer import Answer
 from gateway import ROOT, Process, archive_path, write_catalog
-from nginx import RECOMMENDED, STOCK, held_port, nginx
+from nginx import RECOMMENDED, STOCK, Nginx, held_port, nginx
 from origin import Made, Object, Origin, Request
 
 from campaign import knock, oracle
@@ -194,15 +194,17 @@ class Gateway:
 class Lane:
     """Two gateways behind one nginx, for what befalls gateways; one case at a time."""
 
-    def __init__(self, gateways: list[Gateway], proxy: int) -> None:
+    def __init__(self, gateways: list[Gateway], proxy: Nginx) -> None:
         self.gateways = gateways
         self.proxy = proxy
 
     async def mend(self) -> None:
-        """Start what has ended."""
-        for gateway in self.gateways:
-            if gateway.process.popen.poll() is not None:
-                await asyncio.to_thread(gateway.start)
+        """Start what has ended, and let it be forgotten: else nginx refuses once both have."""
+        ended = [each for each in self.gateways if each.process.popen.poll() is not None]
+        for gateway in ended:
+            await asyncio.to_thread(gateway.start)
+        if ended:
+            await asyncio.to_thread(self.proxy.forget)
 
 
 class House:
@@ -385,7 +387,7 @@ async def house(cases: Iterable[Case], guard: str | None = None) -> AsyncIterato
                 ]
                 ports = [each.port for each in pair]
                 proxy = nginx(directory / f"lane-{number}", RECOMMENDED, *ports)
-                it.add(Lane(pair, inner.enter_context(proxy).port))
+                it.add(Lane(pair, inner.enter_context(proxy)))
             for each in it.everything():
                 each.listen()
 

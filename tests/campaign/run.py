@@ -247,7 +247,7 @@ async def _befallen(
     async with it.lane() as lane:
         # Behind nginx the other gateway is there for who comes back.
         proxied = case.kind.signal == SIGKILL or case.path == OURS
-        target = replace(target, port=lane.proxy if proxied else lane.gateways[0].port)
+        target = replace(target, port=lane.proxy.port if proxied else lane.gateways[0].port)
         befalls = asyncio.create_task(_befall(it, lane, case, armed))
         try:
             download = await clients.download(target)
