@@ -81,8 +81,7 @@ class _OpenerBody:
                 await sink.write(chunk)
             if not self._left and not self._ends:
                 return
-            if self._left:  # else its end is all that is waited for
-                await sink.flush()
+            await sink.flush()
             chunk = await self._next()
         if self._left:
             with _failing(self._opener):
