@@ -585,8 +585,8 @@ async def test_a_repair_that_is_cancelled_holds_nothing(origin, patient, when):
 async def demanding(quickly):
     """Makes stores that want 10,000 bytes a second, on average over a third of a second."""
     async with session(5, 30, any_address) as http:
-        yield lambda attempts=2: Retrying(
-            HttpStore(http), attempts=attempts, patience=30, pace=Pace(10_000, 0.3)
+        yield lambda attempts=2, rate=10_000: Retrying(
+            HttpStore(http), attempts=attempts, patience=30, pace=Pace(rate, 0.3)
         )
 
 
@@ -596,6 +596,26 @@ async def test_an_origin_that_only_drips_is_given_up(origin, demanding):
     with pytest.raises(OriginTimeout, match="min_rate"):
         await moved(demanding(), url, Sink())
     assert len(origin.asked("/object")) == 2
+
+
+async def test_what_comes_too_slowly_is_no_progress_however_much_it_is(origin, demanding):
+    """Each try brings more than 64 KiB: without end, the client would get what min_rate forbids."""
+    url = origin.add("/object", CONTENT, faults.drip(0.02, 6000))
+    sink = Sink()
+    with pytest.raises(OriginTimeout, match="min_rate"):
+        await moved(demanding(rate=1_000_000), url, sink)
+    assert len(origin.asked("/object")) == 2
+    assert sink.position > PROGRESS
+
+
+async def test_what_came_before_it_was_too_slow_counts(origin, demanding):
+    places = [80_000, 160_000, 240_000]
+    slow = [faults.drip(0.02, 10, at=place, times=1) for place in places]
+    url = origin.add("/object", CONTENT, *slow)
+    sink = Sink()
+    await moved(demanding(attempts=1), url, sink)
+    assert sink.data == CONTENT
+    assert len(sink.repairs) == len(places)
 
 
 async def test_an_origin_that_drips_once_is_repaired(origin, demanding):

@@ -1,7 +1,8 @@
 """Repair: a transient failure at byte k of an object is re-opened at byte k, with its validator.
 
 A member is given up after `attempts` tries in a row that brought less than `PROGRESS` bytes, or
-after `patience` seconds without a byte, all tries together. What changed is never continued.
+after `patience` seconds without a byte, all tries together. Bytes that come more slowly than
+`Pace` allows do not count. What changed is never continued.
 """
 
 import asyncio
@@ -163,9 +164,9 @@ class _RepairedBody(AbstractAsyncContextManager[Body]):
             began = sink.position
             # What is there already needs no limit, until more of it is waited for.
             limit = asyncio.timeout_at(None if self._opening.done() else self._tries.deadline)
+            watched = _Watched(sink, self._tries, self._pace, limit)
             try:
                 async with limit:
-                    watched = _Watched(sink, self._tries, self._pace, limit)
                     if not self._opening.done():
                         await watched.flush()
                     body = await self._opening
@@ -177,7 +178,7 @@ class _RepairedBody(AbstractAsyncContextManager[Body]):
             if sink.position > base + self._start and not self._continuable:
                 raise error
             await _flush(sink, self._tries)
-            await self._tries.pause(error, sink.position - began)
+            await self._tries.pause(error, sink.position - began - watched.too_slow)
             sink.repaired(error)
             self._open(sink.position - base)
 
@@ -190,6 +191,8 @@ class _Watched:
         self._tries = tries
         self._pace = pace
         self._limit = limit
+        self.too_slow = 0
+        """Bytes that came while it was found too slow: they are no reason to try once more."""
         self._waits_since: float | None = None
         self._waited = 0.0
         self._came = 0
@@ -235,6 +238,7 @@ class _Watched:
         if self._waited < self._pace.window:
             return
         if self._came < self._pace.min_rate * self._waited:
+            self.too_slow = self._came
             raise OriginTimeout(
                 f"its origin gives less than {self._pace.min_rate:g} bytes a second "
                 "([upstream] min_rate)",
