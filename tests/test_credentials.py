@@ -1,7 +1,7 @@
 """What proves to an origin that we may read it goes to this origin, and nowhere else."""
 
 import pytest
-from faults import fin, redirect
+from faults import fin, redirect, status
 from gateway import archive_path, process, raw, write_catalog
 from made import Made
 from origin import Origin
@@ -131,12 +131,12 @@ async def test_each_request_to_the_origin_carries_it(origin, start, client, key)
     assert carried(origin) == {CANARY}
 
 
-async def test_a_redirect_to_another_origin_loses_it_and_one_back_has_it(
-    origin, other, start, client, key
-):
-    origin.add("/a", b"", redirect(other.url("/b")))
-    other.add("/b", b"", redirect(origin.url("/c")))
-    origin.add("/c", b"contents")
+async def test_a_redirect_to_another_origin_loses_it(origin, other, start, client, key):
+    """One within the origin does not, one back from another origin does not bring it back."""
+    origin.add("/a", b"", redirect(origin.url("/b")))
+    origin.add("/b", b"", redirect(other.url("/c")))
+    other.add("/c", b"", redirect(origin.url("/d")))
+    origin.add("/d", b"contents")
     gateway = await start(
         origin,
         allow=[origin.root, other.root],
@@ -146,7 +146,28 @@ async def test_a_redirect_to_another_origin_loses_it_and_one_back_has_it(
         assert b"contents" in await response.read()
     assert len(other.requests) >= 2
     assert carried(other) == {None}
-    assert carried(origin) == {CANARY}
+    asked = {(request.path, request.headers.get("x-key")) for request in origin.requests}
+    assert asked == {("/a", CANARY), ("/b", CANARY), ("/d", None)}
+
+
+async def test_no_origin_can_have_us_read_what_is_private_at_another_one(
+    origin, other, start, client, key
+):
+    stranger = status(401, when=lambda answer: answer.request.headers.get("x-key") != CANARY)
+    private = origin.add("/private", b"payroll", stranger)
+    other.add("/a", b"", redirect(private))
+    entries = [{"id": "a", "url": other.url("/a")}, {"id": "mine", "url": private}]
+    gateway = await start(
+        origin,
+        entries,
+        allow=[origin.root, other.root],
+        upstream={"credentials": [{"origin": origin.root, **key}]},
+    )
+    async with client.get(gateway.url(["a"])) as response:
+        assert response.status == 502
+        assert b"payroll" not in await response.read()
+    async with client.get(gateway.url(["mine"])) as response:
+        assert b"payroll" in await response.read()
 
 
 async def test_several_origins_have_their_own(origin, other, start, client, key, monkeypatch):

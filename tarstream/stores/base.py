@@ -84,6 +84,16 @@ class Redirected(Exception):
         self.location = location
 
 
+class Elsewhere(str):
+    """A URL that another origin than its own has named, by a redirect.
+
+    A request for it carries nothing that proves who we are: or an origin that may be read could
+    have us read for it what is private at another one.
+    """
+
+    __slots__ = ()
+
+
 class AddressRefused(OSError):
     """Raised by a socket factory for an address that must not be connected to.
 

@@ -15,6 +15,7 @@ from aiohttp.connector import Connection
 from aiohttp.http import RawResponseMessage
 from yarl import URL
 
+from tarstream.stores.base import Elsewhere
 from tarstream.stores.credentials import Credentials
 
 READ_BUFFER = 32 * 1024
@@ -79,7 +80,8 @@ class Exchanges:
             raise ValueError("not a URL of HTTP")
         origin, target = self._origin(parts[1]), parts[2]
         lines = [f"{method} /{target} HTTP/1.1", f"Host: {origin.headers['Host']}"]
-        credentials = self._credentials.of(origin.url)
+        stranger = isinstance(source, Elsewhere)
+        credentials = {} if stranger else self._credentials.of(origin.url)
         for fields in (headers, credentials):
             lines += [f"{name}: {value}" for name, value in fields.items()]
         if credentials:

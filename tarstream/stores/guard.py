@@ -21,7 +21,15 @@ from yarl import URL
 from tarstream.errors import Forbidden, OriginError
 from tarstream.layout import Source
 from tarstream.stores.addresses import Address, may_connect
-from tarstream.stores.base import AddressRefused, Body, ObjectMeta, Redirected, Store
+from tarstream.stores.base import (
+    AddressRefused,
+    Body,
+    Elsewhere,
+    ObjectMeta,
+    Redirected,
+    Store,
+    origin_of,
+)
 from tarstream.stores.file import file_path
 
 MAX_REDIRECTS = 5
@@ -200,7 +208,9 @@ def _joined(source: Source, location: str) -> str:
     if not _AUTHORITY.match(joined):
         # Least of all to a file of this machine: only a catalog may name those.
         raise Forbidden("it is redirected to something that is not plain HTTP")
-    return joined
+    # Once it has left the origin that a catalog named, it comes back as a stranger too.
+    left = isinstance(source, Elsewhere) or origin_of(joined) != origin_of(source)
+    return Elsewhere(joined) if left else joined
 
 
 def _rule(entry: str) -> Rule:

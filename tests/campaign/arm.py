@@ -51,6 +51,7 @@ def arm(
         which["when"] = repairs
     other = _other(case, struck)
     copy = path_of(case, case.struck) + "/copy"
+    abroad.guests.add(case.name)
     for each in (origin, abroad):
         each.objects[copy] = case.members[case.struck].object()
     source = source_of(origin, case, case.struck)

@@ -94,6 +94,7 @@ class CampaignOrigin(Origin):
         super().__init__(send_buffer=256 * 1024)
         self._header = header.lower()
         self._credential = credential
+        self.guests: set[str] = set()  # cases that only a redirect of the other origin leads here
         self.wrong: set[str] = set()  # of what it was told
         self.seen: defaultdict[str, list[Request]] = defaultdict(list)
         self.busy: Counter[str] = Counter()  # answers under way, by case
@@ -113,9 +114,13 @@ class CampaignOrigin(Origin):
             self.requests.clear()
 
     def _look_at(self, request: Request) -> None:
-        """Whether it holds the secret of this origin, and no other."""
+        """Whether it holds the secret of this origin, and no other; a guest's holds none."""
         fields = dict(request.headers)
-        if fields.pop(self._header, None) != self._credential:
+        told = fields.pop(self._header, None)
+        if request.path.split("/")[1] in self.guests:
+            if told is not None:
+                self.wrong.add(f"secret: a redirect was followed with a credential: {request}")
+        elif told != self._credential:
             self.wrong.add(f"an origin was not told its credential: {request.method}")
         query = request.target.replace(QUERY, "")
         if IN_A_LOG.search(f"{query} {fields}"):
@@ -125,6 +130,7 @@ class CampaignOrigin(Origin):
         """Forget a case."""
         self.seen.pop(name, None)
         self.busy.pop(name, None)
+        self.guests.discard(name)
         for path in [path for path in self.objects if path.split("/")[1] == name]:
             del self.objects[path]
         for fired in [fired for fired in self.fired if fired.startswith(name)]:

@@ -392,6 +392,18 @@ GUARDS = {
         ("redirected abroad / first byte", "redirected abroad / HEAD"),
         shows="secret: an origin was told",
     ),
+    "stranger": Guard(
+        "an origin's redirect has what is private at another one read with our credential",
+        (
+            Edit(
+                "tarstream.stores.exchange",
+                "stranger = isinstance(source, Elsewhere)",
+                "stranger = False",
+            ),
+        ),
+        ("redirected abroad / first byte", "redirected abroad / HEAD"),
+        shows="secret: a redirect",
+    ),
     "compressed-end": Guard(
         "a compressed archive that breaks off is given its end",
         (

@@ -340,9 +340,36 @@ ORIGINS = (
             ),
         ),
         (
-            "test_credentials.py::test_a_redirect_to_another_origin_loses_it_and_one_back_has_it",
+            "test_credentials.py::test_a_redirect_to_another_origin_loses_it",
             "test_credentials.py::test_nobody_else_does",
         ),
+    ),
+    Guard(
+        "strangers",
+        "a redirect to another origin has us read with our credentials what is private there",
+        (
+            Edit(
+                "tarstream/stores/exchange.py",
+                "stranger = isinstance(source, Elsewhere)",
+                "stranger = False",
+            ),
+        ),
+        (
+            "test_credentials.py::test_no_origin_can_have_us_read_what_is_private_at_another_one",
+            "test_credentials.py::test_a_redirect_to_another_origin_loses_it",
+        ),
+    ),
+    Guard(
+        "min-rate-counts",
+        "an origin that is too slow is asked again without end, as long as it brings enough",
+        (
+            Edit(
+                "tarstream/stores/retry.py",
+                "self.too_slow = self._came",
+                "pass",
+            ),
+        ),
+        ("test_retry.py::test_what_comes_too_slowly_is_no_progress_however_much_it_is",),
     ),
     Guard(
         "redirects-end",
