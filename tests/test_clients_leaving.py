@@ -5,6 +5,7 @@ import contextlib
 import gc
 import logging
 import socket
+import statistics
 import struct
 
 import faults
@@ -386,7 +387,6 @@ async def test_ten_thousand_clients_that_left_have_left_nothing(origin, tmp_path
     ]
     asked = [kinds[number % len(kinds)] for number in range(WAVE)]
     waiting = sum("late-head" not in target for _, target, _ in asked)
-    longest = 0.0
 
     async def wave(gateway, usage):
         with Crowd(gateway.port) as crowd:
@@ -410,15 +410,17 @@ async def test_ten_thousand_clients_that_left_have_left_nothing(origin, tmp_path
         usage = Usage(gateway, tmp_path)
         await wave(gateway, usage)
         before = await usage.held()
-        for _ in range(WAVES):
-            longest = max(longest, await wave(gateway, usage))
+        seconds = [await wave(gateway, usage) for _ in range(WAVES)]
         await until(lambda: usage.descriptors <= before.descriptors)
         after = await usage.held()
         assert after.tasks <= before.tasks
         assert after.memory - before.memory < 16 << 20
+        # Nobody is waited for: that is for hundreds at once, on a machine that does other things.
+        assert statistics.median(seconds) < 1
         for sign in ("Traceback", " error ", " warning ", "outcome=complete", "outcome=failed"):
             assert sign not in gateway.log
         measured(
-            f"{WAVE * WAVES} clients left, {WAVE} at a time: {longest:.2f} s at most until nothing "
-            f"was left of a wave; {(after.memory - before.memory) / 2**20:+.1f} MiB in the end"
+            f"{WAVE * WAVES} clients left, {WAVE} at a time: {max(seconds):.2f} s at most until "
+            f"nothing was left of a wave; {(after.memory - before.memory) / 2**20:+.1f} MiB in "
+            "the end"
         )

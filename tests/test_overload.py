@@ -79,6 +79,7 @@ async def test_beyond_max_archives_nothing_is_asked_upstream(origin, running):
             (await answers(crowd, [archive_path(["small"], route)]))[0]
             for route in ("/archive", "/plan") * 50
         ]
+        healthy = [(await answers(crowd, ["/healthz"]))[0] for _ in one_by_one]
         for client in refused + one_by_one:
             assert client.status == 503
             assert client.headers["retry-after"].isdigit()
@@ -86,6 +87,9 @@ async def test_beyond_max_archives_nothing_is_asked_upstream(origin, running):
             assert client.whole
         assert len(origin.requests) == asked
         assert usage.archives == full
+        # As soon as what has nothing to do but to answer: nobody is waited for.
+        usual = quantile([client.seconds for client in healthy], 0.5)
+        assert quantile([client.seconds for client in one_by_one], 0.5) < 10 * usual
         for what, clients in (("at once", refused), ("one by one", one_by_one)):
             times = [1000 * client.seconds for client in clients]
             measured(

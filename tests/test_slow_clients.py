@@ -123,6 +123,7 @@ async def test_stalled_clients_hold_up_nobody_and_leave_nothing_behind(origin, r
         assert gateway.log.count("outcome=") == gateway.log.count("outcome=complete") == 2 * ACTIVE
         peak = gateway.peak_memory() - before.memory
         assert peak <= ALLOWED
+        assert beside < 8 * alone  # nobody waits for who has stopped reading
 
         for number, client in enumerate(stalled):
             client.leave(("FIN", "RST")[number % 2])
