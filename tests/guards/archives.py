@@ -4,6 +4,7 @@ from guards.guard import Edit, Guard
 
 _NAMES = "tarstream/names.py"
 _TAR = "tarstream/formats/tar.py"
+_ZIP = "tarstream/formats/zip.py"
 
 _BAD_LINE = "test_catalogs.py::test_a_bad_line_is_named_with_what_is_wrong_with_it"
 _MENDED = ("test_names.py::test_a_name_is_mended", "test_names.py::test_a_mended_name_is_safe")
@@ -220,5 +221,65 @@ ARCHIVES = (
             ),
         ),
         ("test_tar.py::test_the_last_block_says_the_size_whatever_it_is",),
+    ),
+    Guard(
+        "zip-stated-crc",
+        "a CRC-32 that is known stands behind the contents: who reads from a pipe refuses the zip",
+        (
+            Edit(
+                _ZIP,
+                "described = 0 if member.digest(DIGEST) else _DESCRIBED",
+                "described = _DESCRIBED",
+            ),
+        ),
+        ("test_zip.py::test_a_local_header_whose_crc_is_stated",),
+    ),
+    Guard(
+        "zip64-not-forced",
+        "small members are Zip64: busybox refuses them, and Safari the first one",
+        (Edit(_ZIP, "    large = member.size >= _MOST\n", "    large = True\n"),),
+        ("test_zip.py::test_a_member_is_zip64_only_where_its_size_overflows",),
+    ),
+    Guard(
+        "zip-utf-8",
+        "only one of a member's two headers says that its name is UTF-8",
+        (
+            Edit(
+                _ZIP,
+                "            version,\n            _flags(member),\n",
+                "            version,\n            _flags(member) & ~_UTF8,\n",
+            ),
+        ),
+        ("test_zip.py::test_both_headers_say_that_a_name_is_utf_8",),
+    ),
+    Guard(
+        "zip-65535-members",
+        "65,535 members are said in a field in which that number means: see elsewhere",
+        (Edit(_ZIP, "if number >= _MOST_ENTRIES or", "if number > _MOST_ENTRIES or"),),
+        (
+            "test_zip.py::test_the_end_is_zip64_only_where_something_overflows",
+            "test_zip.py::test_members_around_65_536_by_layout",
+        ),
+    ),
+    Guard(
+        "zip-4-gib",
+        "4 GiB - 1 is said in a field in which that number means: see elsewhere",
+        (Edit(_ZIP, "start) if value >= _MOST]", "start) if value > _MOST]"),),
+        (
+            "test_zip.py::test_an_entry_is_zip64_only_where_size_or_offset_overflows",
+            "test_zip.py::test_members_around_4_gib_by_layout",
+        ),
+    ),
+    Guard(
+        "dos-time",
+        "times before 1980 are none that DOS knows, and no archive is laid out",
+        (
+            Edit(
+                _ZIP,
+                "time.gmtime(min(max(member.mtime, _FIRST), _LAST))",
+                "time.gmtime(member.mtime)",
+            ),
+        ),
+        ("test_zip.py::test_dos_time_is_utc_and_held_to_its_limits",),
     ),
 )

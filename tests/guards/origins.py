@@ -111,6 +111,18 @@ ORIGINS = (
         ("test_splice.py::test_what_still_waits_to_be_written_goes_before",),
     ),
     Guard(
+        "files-are-copied",
+        "what is written to a file in place while it is on its way arrives in its stead",
+        (
+            Edit(
+                "tarstream/stores/file.py",
+                "sink.splice() if self._sendfile and large else None",
+                "sink.splice() if large else None",
+            ),
+        ),
+        ("test_sendfile.py::test_they_are_read_and_written_unless_that_is_asked_for",),
+    ),
+    Guard(
         "line-breaks",
         "a value with a line break in it becomes header fields of its own",
         (Edit(_EXCHANGE, "if any(map(_BREAKING.search, lines)):", "if False:"),),
