@@ -13,9 +13,6 @@ from tarstream.layout import Source
 from tarstream.stores.base import ObjectMeta
 from tarstream.stores.validators import contradicts, is_entity_tag
 
-AT_ONCE = 32
-"""HEADs of one archive under way, at most: a longer list must not make others wait."""
-
 _T = TypeVar("_T")
 
 

@@ -7,7 +7,6 @@ from socket import socket
 from weakref import WeakSet
 
 from tarstream.archive import Archives
-from tarstream.asking import AT_ONCE
 from tarstream.catalogs.base import Catalog
 from tarstream.config import Settings
 from tarstream.digests import DigestKey
@@ -63,7 +62,7 @@ async def open_archives(
                 limits.max_members,
                 limits.max_bytes,
                 upstream.plan_timeout,
-                min(AT_ONCE, slots.at_once),
+                slots.at_once,
             ),
         )
         reach = Reach(upstream.ahead, upstream.ahead_bytes)

@@ -10,7 +10,7 @@ from typing import NamedTuple, Self
 
 from tarstream import conditional, names
 from tarstream.answer import Answer, Fields
-from tarstream.asking import AT_ONCE, ask
+from tarstream.asking import ask
 from tarstream.blocking import ArchiveFile, BlockingStream
 from tarstream.checksums import listing_in_steps
 from tarstream.compress import RANGES, Compression, Levels
@@ -240,7 +240,7 @@ class Archive:
             return await ask(
                 asked,
                 supply.store.head,
-                at_once=min(AT_ONCE, supply.slots.at_once),
+                at_once=supply.slots.at_once,
                 seconds=self._origins.plan_timeout,
                 setting="plan_timeout",
             )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 from tarstream import names
-from tarstream.asking import AT_ONCE, ask, contradiction, known
+from tarstream.asking import ask, contradiction, known
 from tarstream.catalogs.base import Caller, Catalog, Entry, Found, Unknown
 from tarstream.checksums import listing_in_steps
 from tarstream.digests import described
@@ -46,7 +46,7 @@ class Limits:
     max_members: int
     max_bytes: int
     plan_timeout: float
-    asked_at_once: int = AT_ONCE
+    asked_at_once: int
     """HEADs of one archive under way."""
 
 

@@ -406,9 +406,10 @@ async def test_a_plan_has_its_time(origin):
     await until(quiet)
 
 
-async def test_a_plan_asks_32_at_a_time(origin):
+async def test_a_plan_asks_with_half_of_the_connections_at_a_time(origin):
     urls = [origin.add(f"/{n}", Object(b"abc"), late()) for n in range(40)]
-    planning = asyncio.create_task(Archive.plan([Member(name=url, source=url) for url in urls]))
+    members = [Member(name=url, source=url) for url in urls]
+    planning = asyncio.create_task(Archive.plan(members, origins=Origins(connections=64)))
     await origin.until(lambda: origin.in_flight == 32)
     for url in urls:
         origin.objects[url.removeprefix(origin.root)].faults.clear()

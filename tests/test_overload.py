@@ -75,11 +75,10 @@ async def test_beyond_max_archives_nothing_is_asked_upstream(origin, running):
         used = usage.processor
         refused = await answers(crowd, [archive_path(["small"])] * CROWD)
         used = usage.processor - used
-        one_by_one = [
-            (await answers(crowd, [archive_path(["small"], route)]))[0]
-            for route in ("/archive", "/plan") * 50
-        ]
-        healthy = [(await answers(crowd, ["/healthz"]))[0] for _ in one_by_one]
+        one_by_one, healthy = [], []
+        for route in ("/archive", "/plan") * 50:
+            one_by_one += await answers(crowd, [archive_path(["small"], route)])
+            healthy += await answers(crowd, ["/healthz"])
         for client in refused + one_by_one:
             assert client.status == 503
             assert client.headers["retry-after"].isdigit()
@@ -89,7 +88,7 @@ async def test_beyond_max_archives_nothing_is_asked_upstream(origin, running):
         assert usage.archives == full
         # As soon as what has nothing to do but to answer: nobody is waited for.
         usual = quantile([client.seconds for client in healthy], 0.5)
-        assert quantile([client.seconds for client in one_by_one], 0.5) < 10 * usual
+        assert quantile([client.seconds for client in one_by_one], 0.5) < 10 * usual + 0.01
         for what, clients in (("at once", refused), ("one by one", one_by_one)):
             times = [1000 * client.seconds for client in clients]
             measured(

@@ -10,7 +10,6 @@ from faults import becomes, close_delimited, ignores, late, puts, redirect, stat
 from gateway import free_port, write_catalog
 from origin import Made, Object
 
-from tarstream.asking import AT_ONCE
 from tarstream.catalogs.base import Caller, Entry, Unknown, inline
 from tarstream.catalogs.file import FileCatalog, FileSettings
 from tarstream.catalogs.template import TemplateCatalog, TemplateSettings
@@ -34,6 +33,7 @@ from tarstream.stores.limit import Slots
 CALLER = Caller("127.0.0.1", "test")
 MODIFIED = 1_000_000_000  # of the origin's objects
 MIB = 1024**2
+AT_ONCE = 32
 
 
 class Table:
@@ -67,7 +67,8 @@ async def resolver(origin, tmp_path):
             guard, store = open_stores(
                 Upstream(policy, connect_timeout=5, **given), Slots(connections, 64 * MIB), stack
             )
-            return Resolver(entries, guard, store, LocalMemory(remember), Limits(*limits, 60))
+            bounds = Limits(*limits, 60, AT_ONCE)
+            return Resolver(entries, guard, store, LocalMemory(remember), bounds)
 
         yield make
 

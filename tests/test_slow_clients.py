@@ -20,6 +20,7 @@ MIB = 1024**2
 STALLED = 1000
 ACTIVE = 100
 ALLOWED = 640 * MIB  # above idle, for all of them together
+EACH = 0.3 * MIB  # of those that are stalled
 
 BIG = 64 * MIB  # more than all sockets on the way hold
 SMALL = [Made(2 * MIB, seed) for seed in range(4)]
@@ -41,8 +42,10 @@ def running(tmp_path, origin):
     """A gateway that lets in more than the clients of a test."""
 
     @contextmanager
-    def running(stall_timeout):
+    def running(stall_timeout, zero_copy="true"):
         config = f"""
+            [server]
+            zero_copy = {zero_copy}
             [catalog]
             kind = "template"
             url = "{origin.root}/{{id}}"
@@ -107,8 +110,9 @@ async def nothing_is_left(origin, usage, before):
     return after
 
 
-async def test_stalled_clients_hold_up_nobody_and_leave_nothing_behind(origin, running):
-    with running(stall_timeout=600) as (gateway, usage), Crowd(gateway.port) as crowd:
+@pytest.mark.parametrize("zero_copy", ["true", "false"])
+async def test_stalled_clients_hold_up_nobody_and_leave_nothing_behind(origin, running, zero_copy):
+    with running(600, zero_copy) as (gateway, usage), Crowd(gateway.port) as crowd:
         clients, alone = await active_clients(crowd)
         assert_whole(clients)
         await until(lambda: origin.connections == 0)  # nginx closed what was kept
@@ -123,6 +127,7 @@ async def test_stalled_clients_hold_up_nobody_and_leave_nothing_behind(origin, r
         assert gateway.log.count("outcome=") == gateway.log.count("outcome=complete") == 2 * ACTIVE
         peak = gateway.peak_memory() - before.memory
         assert peak <= ALLOWED
+        assert without <= STALLED * EACH
         assert beside < 8 * alone  # nobody waits for who has stopped reading
 
         for number, client in enumerate(stalled):

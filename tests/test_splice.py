@@ -18,6 +18,7 @@ import threading
 from contextlib import AsyncExitStack, closing, contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import aiohttp
 import faults
@@ -35,6 +36,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tarstream import splice
 from tarstream.response import WatchedResponse
 from tarstream.splice import Pipe
+from tarstream.stores import bypass
 
 KIB, MIB = 1024, 1024**2
 MTIME = 1_000_000_000  # as the origin says
@@ -678,6 +680,36 @@ async def test_an_aiohttp_that_is_not_as_we_know_it_is_left_alone(world):
         _, body, _ = await world.get("small", "large")
         assert body == world.tar("small", "large")[0]
         assert await world.spliced() == 0
+
+
+def test_each_attribute_of_an_answer_is_looked_for_before_its_connection_is_taken():
+    protocol = dict.fromkeys(bypass.PROTOCOL)
+    content = {"total_bytes": 0}
+
+    def found(protocol, content):
+        connection = SimpleNamespace(protocol=SimpleNamespace(**protocol))
+        answer = SimpleNamespace(connection=connection, content=SimpleNamespace(**content))
+        return bypass._protocol(answer) is not None
+
+    assert found(protocol, content)
+    for name in protocol:
+        assert not found({key: None for key in protocol if key != name}, content)
+    assert not found(protocol, {})
+
+
+async def test_each_attribute_of_a_client_is_looked_for_before_anything_is_sent(origin):
+    _, writer = await asyncio.open_connection("127.0.0.1", origin.root.rpartition(":")[2])
+    known = {"length": 10, "output_size": 0}
+    for missing in (None, *known):
+        response = WatchedResponse({}, 10, stall_timeout=5)
+        has = {name: value for name, value in known.items() if name != missing}
+        response._request = SimpleNamespace(
+            transport=writer.transport, writer=SimpleNamespace(**has)
+        )
+        assert (response.splice() is None) == (missing is not None)
+        response.end()
+    writer.close()
+    await writer.wait_closed()
 
 
 def test_where_there_is_no_splice_all_is_read_and_written(tmp_path):

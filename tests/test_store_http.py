@@ -718,6 +718,11 @@ async def test_a_connection_that_is_lost_before_its_body_is_told_is_broken():
     loop = asyncio.get_running_loop()
     lost = aiohttp.client_proto.ResponseHandler(loop)  # never connected
     content = aiohttp.StreamReader(lost, 2**16, loop=loop)
-    answer = SimpleNamespace(content=content, headers={"Content-Length": "10"})
+    answer = SimpleNamespace(
+        content=content,
+        headers={"Content-Length": "10"},
+        hold=lambda: None,
+        go_on=lambda: None,
+    )
     with pytest.raises(OriginBroken):
         await _HttpBody(answer, 0, 10, Observer(), ends=True).copy_to(Sink())

@@ -16,6 +16,9 @@ from tarstream.splice import TAIL, Descriptor, Pipe, Splice, is_plain
 from tarstream.stores.base import Sink
 from tarstream.stores.exchange import Answer
 
+PROTOCOL = ("transport", "pause_reading", "read_timeout")
+"""What is used of aiohttp's protocol of a connection, beside `total_bytes` of its contents."""
+
 
 async def bypass(answer: Answer, left: int, sink: Sink, splice: Splice, observer: Observer) -> int:
     """Move a body of which `left` bytes are missing, and after which nothing else may come.
@@ -94,5 +97,5 @@ async def _draw(
 def _protocol(answer: Answer) -> ResponseHandler | None:
     """What reads a body, while more of it is to come; None too where it is not as we know it."""
     protocol = answer.connection.protocol if answer.connection else None
-    known = all(hasattr(protocol, name) for name in ("transport", "pause_reading", "read_timeout"))
-    return protocol if known else None
+    known = all(hasattr(protocol, name) for name in PROTOCOL)
+    return protocol if known and hasattr(answer.content, "total_bytes") else None

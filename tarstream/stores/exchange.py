@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Self
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 from aiohttp.http import RawResponseMessage
 from yarl import URL
@@ -44,6 +45,28 @@ class Answer:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def hold(self) -> None:
+        """Read no more of it before `go_on`: what comes meanwhile waits in the socket.
+
+        aiohttp reads on as soon as what it has is taken: 250 KiB more for each client that does
+        not take what it was given.
+        """
+        protocol = self._reads()
+        if protocol is not None:
+            protocol.pause_reading()
+
+    def go_on(self) -> None:
+        """Read on."""
+        protocol = self._reads()
+        if protocol is not None:
+            protocol.resume_reading()
+
+    def _reads(self) -> ResponseHandler | None:
+        """What reads it, if more of it may come: a parser that has failed must not be resumed."""
+        protocol = self.connection.protocol if self.connection is not None else None
+        transport = protocol.transport if protocol is not None else None
+        return None if transport is None or transport.is_closing() else protocol
 
     def _release(self) -> None:
         """Let the next request have the connection, unless it is not fit for that."""

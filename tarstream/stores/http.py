@@ -223,13 +223,17 @@ class _HttpBody:
         try:
             chunk = content.read_nowait()
             if chunk or content.at_eof():
+                self._answer.hold()
                 return chunk
         except _FAILURES as error:
             raise _translate(error) from error
         await sink.flush()
+        self._answer.go_on()
         try:
             # Not readchunk: it gives an empty chunk at the end of each chunk of a chunked body.
-            return await content.readany()
+            chunk = await content.readany()
+            self._answer.hold()
+            return chunk
         except (*_FAILURES, RuntimeError) as error:
             # RuntimeError: the connection is lost, and its body has not been told yet.
             raise _translate(error) from error
