@@ -8,6 +8,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from functools import cache
 
 try:
@@ -98,21 +99,28 @@ class Descriptor:
             remove(self.number)
 
 
-@cache
 def available() -> bool:
     """Whether this system can splice, and lets us: a sandbox may not."""
+    try:
+        return _available()
+    except OSError:  # there are no descriptors left to try it with
+        return False
+
+
+@cache
+def _available() -> bool:
     if splice is None:
         return False
-    ours, theirs = socket.socketpair()
-    out, in_ = os.pipe()
-    try:
+    with ExitStack() as stack:
+        ours, theirs = map(stack.enter_context, socket.socketpair())
+        out, in_ = os.pipe()
+        stack.callback(os.close, out)
+        stack.callback(os.close, in_)
         theirs.send(b"x")
-        return splice(ours.fileno(), in_, 1) == splice(out, ours.fileno(), 1) == 1
-    except OSError:
-        return False
-    finally:
-        for number in (ours.detach(), theirs.detach(), out, in_):
-            os.close(number)
+        try:
+            return splice(ours.fileno(), in_, 1) == splice(out, ours.fileno(), 1) == 1
+        except OSError:
+            return False
 
 
 def is_plain(transport: asyncio.BaseTransport | None) -> bool:

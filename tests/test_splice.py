@@ -653,12 +653,37 @@ async def test_a_sandbox_may_forbid_it(world):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(splice, "splice", forbidden)
-        splice.available.cache_clear()
+        splice._available.cache_clear()
         await world.start()
         _, body, _ = await world.get("large")
         assert body == world.tar("large")[0]
         assert await world.spliced() == 0
-    splice.available.cache_clear()
+    splice._available.cache_clear()
+
+
+@pytest.mark.parametrize("spare", [0, 1, 2, 3])
+def test_without_descriptors_to_try_it_with_it_is_tried_again_later(spare):
+    """What is lacking then is no property of the system, and nothing is left open."""
+    program = """
+import os, resource, sys
+from tarstream import splice
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+taken = []
+try:
+    while True:
+        taken.append(os.open("/dev/null", os.O_RDONLY))
+except OSError:
+    pass
+for _ in range(int(sys.argv[1])):
+    os.close(taken.pop())
+assert not splice.available()
+for descriptor in taken:
+    os.close(descriptor)
+assert splice.available()
+assert len(os.listdir("/proc/self/fd")) <= 4
+"""
+    command = [sys.executable, "-W", "error", "-c", program, str(spare)]
+    subprocess.run(command, check=True, timeout=30, cwd=ROOT)
 
 
 @on_both_loops
