@@ -111,16 +111,23 @@ async def ask(client, gateway, ids, **headers):
     )
 
 
-async def test_100_000_members_begin_in_bounded_memory(many, client):
+async def test_100_000_members_begin_soon_and_arrive_in_bounded_memory(many, client):
     _, gateway, ids = many
     gateway.forget_peak_memory()
     idle = gateway.peak_memory()
-    answer = await ask(client, gateway, ids)
-    first = await answer.content.readexactly(512)
-    assert first.startswith(b"set/0/00000000.bin\0")
-    assert int(answer.headers["Content-Length"]) == MANY * 1024 + 1024
-    answer.close()
+    loop = asyncio.get_running_loop()
+    asked = loop.time()
+    async with await ask(client, gateway, ids) as answer:
+        first = await answer.content.readexactly(512)
+        began = loop.time() - asked
+        assert first.startswith(b"set/0/00000000.bin\0")
+        count = len(first)
+        async for chunk in answer.content.iter_any():
+            count += len(chunk)
+        assert count == int(answer.headers["Content-Length"]) == MANY * 1024 + 1024
     assert gateway.peak_memory() - idle < 60 * MIB
+    # Measured: 0.9 s. To render all headers beforehand took 2.3, on a machine with nothing else.
+    assert began < 10
 
 
 async def test_other_downloads_go_on_while_100_000_members_are_planned(many, client):
@@ -141,7 +148,8 @@ async def test_the_end_of_many_members_is_asked_for_alone(many, client):
     origin, gateway, ids = many
     url = f"http://127.0.0.1:{gateway.port}/archive"
     # As many ids as a URL takes, then the very last bytes of the last member.
-    few = ids[50_000:51_500]  # which no other test asks for
+    few = ids[50_000:51_500]
+    origin.requests.clear()
     last = 1024 * len(few) - 504 - 8
     async with client.get(
         URL(f"{url}?ids={','.join(few)}", encoded=True),
@@ -149,15 +157,4 @@ async def test_the_end_of_many_members_is_asked_for_alone(many, client):
     ) as answer:
         assert answer.status == 206
         assert await answer.read() == b"contents"
-    targets = {f"/f?{index}" for index in range(50_000, 51_500)}
-    assert [r.target for r in origin.requests if r.target in targets] == ["/f?51499"]
-
-
-async def test_a_whole_archive_of_many_members_arrives(many, client):
-    """Ten thousand of them, one after the other, through a bounded window."""
-    _, gateway, ids = many
-    count = 0
-    async with await ask(client, gateway, ids[:10_000]) as answer:
-        async for chunk in answer.content.iter_any():
-            count += len(chunk)
-        assert count == int(answer.headers["Content-Length"]) == 10_000 * 1024 + 1024
+    assert [request.target for request in origin.requests] == ["/f?51499"]
