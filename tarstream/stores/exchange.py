@@ -11,7 +11,6 @@ from functools import lru_cache
 from typing import Self
 
 import aiohttp
-from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 from aiohttp.http import RawResponseMessage
 from yarl import URL
@@ -38,6 +37,8 @@ class Answer:
         self.headers = message.headers
         self.content = content
         self.connection: Connection | None = connection
+        self.held = False
+        """Whether reading on has to be asked for."""
         content.on_eof(self._release)
 
     def __enter__(self) -> Self:
@@ -52,21 +53,19 @@ class Answer:
         aiohttp reads on as soon as what it has is taken: 250 KiB more for each client that does
         not take what it was given.
         """
-        protocol = self._reads()
-        if protocol is not None:
+        protocol = self.connection.protocol if self.connection is not None else None
+        if protocol is not None and protocol.transport is not None:
+            self.held = True
             protocol.pause_reading()
 
     def go_on(self) -> None:
         """Read on."""
-        protocol = self._reads()
-        if protocol is not None:
-            protocol.resume_reading()
-
-    def _reads(self) -> ResponseHandler | None:
-        """What reads it, if more of it may come: a parser that has failed must not be resumed."""
+        self.held = False
         protocol = self.connection.protocol if self.connection is not None else None
         transport = protocol.transport if protocol is not None else None
-        return None if transport is None or transport.is_closing() else protocol
+        # A parser that has failed must not be resumed: it has closed its transport.
+        if protocol is not None and transport is not None and not transport.is_closing():
+            protocol.resume_reading()
 
     def _release(self) -> None:
         """Let the next request have the connection, unless it is not fit for that."""

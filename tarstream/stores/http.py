@@ -27,7 +27,7 @@ from tarstream.splice import LARGE
 from tarstream.stores.base import AddressRefused, Body, ObjectMeta, Redirected, Sink
 from tarstream.stores.bypass import bypass
 from tarstream.stores.credentials import Credentials
-from tarstream.stores.exchange import Answer, Exchanges
+from tarstream.stores.exchange import READ_BUFFER, Answer, Exchanges
 from tarstream.stores.validators import conditions, contradicts, http_date, validator_of
 
 _MISSING = frozenset({401, 403, 404, 410})
@@ -215,6 +215,8 @@ class _HttpBody:
                 chunk = chunk[: self._left]  # of a 200 that ignored the end of our Range
             if chunk:
                 self._left -= len(chunk)
+                if len(chunk) > READ_BUFFER:
+                    self._answer.hold()
                 await sink.write(chunk)
 
     async def _read(self, sink: Sink) -> bytes:
@@ -223,17 +225,15 @@ class _HttpBody:
         try:
             chunk = content.read_nowait()
             if chunk or content.at_eof():
-                self._answer.hold()
                 return chunk
         except _FAILURES as error:
             raise _translate(error) from error
         await sink.flush()
-        self._answer.go_on()
+        if self._answer.held:
+            self._answer.go_on()
         try:
             # Not readchunk: it gives an empty chunk at the end of each chunk of a chunked body.
-            chunk = await content.readany()
-            self._answer.hold()
-            return chunk
+            return await content.readany()
         except (*_FAILURES, RuntimeError) as error:
             # RuntimeError: the connection is lost, and its body has not been told yet.
             raise _translate(error) from error
