@@ -18,7 +18,7 @@ from readers import java_classes, yauzl
 from test_layout import SIZES, assemble, contents, in_one_piece, member, rendered, stating
 from test_names import HOSTILE, any_names
 
-from tarstream.formats import FORMATS
+from tarstream.formats import FORMATS, KINDS
 from tarstream.layout import Layout
 from tarstream.names import unique
 
@@ -264,3 +264,19 @@ def test_every_reader_makes_empty_directories(name, stated):
 @given(any_names)
 def test_every_reader_reads_any_names(name, stated, names):
     assert_read(name, stated, [placed(each, 5) for each in named(name, names)])
+
+
+@pytest.mark.parametrize(
+    ("format_", "etag", "expected"),
+    [
+        ("tar", '"a"', '"a"'),
+        ("zip", 'W/"a"', 'W/"a"'),
+        ("tar.gz", '"a"', 'W/"a-gzip"'),
+        ("tar.zst", '"a"', 'W/"a-zstd"'),
+        ("tar.gz", 'W/"Wx/"', 'W/"Wx/-gzip"'),
+        ("tar", None, None),
+        ("tar.gz", None, None),
+    ],
+)
+def test_the_entity_tag_of_what_is_compressed_is_weak_and_its_own(format_, etag, expected):
+    assert KINDS[format_].etag(etag) == expected

@@ -17,7 +17,17 @@ from made import Made
 from tarstream.checksums import listing_in_steps
 from tarstream.digests import of as digest_of
 from tarstream.formats import FORMATS, tar
-from tarstream.layout import STEP, Content, Deferred, Late, Layout, Listing, Member, lay_out
+from tarstream.layout import (
+    STEP,
+    Content,
+    Deferred,
+    Late,
+    Layout,
+    Listing,
+    Member,
+    Opener,
+    lay_out,
+)
 
 GIB = 1 << 30
 TIB = 1 << 40
@@ -792,3 +802,14 @@ def test_a_slice_at_the_very_beginning_touches_only_the_beginning():
     second = layout.content_start(1) - len(format_.before(MANY[1]))
     assert list(layout.slice(0, second)) == [format_.before(MANY[0]), format_.after(MANY[0])]
     assert members.viewed == {0}
+
+
+def test_openers_are_equal_to_themselves_only():
+    def open_(start, stop):
+        raise AssertionError("nobody reads")
+
+    one, other = Opener(open_, once=True), Opener(open_, once=True)
+    assert one == one  # noqa: PLR0124 - that is the rule
+    assert one != other
+    assert (one.open, one.once) == (open_, True)
+    assert len({one, other}) == 2

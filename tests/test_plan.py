@@ -183,3 +183,39 @@ def test_whatever_ids_and_names_hold_a_line_is_a_line(id_, from_, to, reason):
     assert json.loads(line)["id"] == id_
     assert parsed(made)["renamed"] == [{"id": id_, "from": from_, "to": to}]
     assert parsed(made)["missing"] == [{"id": id_, "reason": reason}]
+
+
+@pytest.mark.parametrize(
+    ("format_", "etag"), [("tar.gz", 'W/"{}-gzip"'), ("tar.zst", 'W/"{}-zstd"')]
+)
+def test_of_what_is_compressed_nobody_knows_the_size(format_, etag):
+    made = archive(some(2))
+    plain = json.loads(b"".join(plan.as_json(made, "tar", None)))
+    packed = json.loads(b"".join(plan.as_json(made, format_, None)))
+    etag = etag.format(made.etag.strip('"'))
+    assert packed == plain | {"format": format_, "size": None, "etag": etag}
+    headers = plan.line_headers(made, format_, None)
+    assert "X-Archive-Size" not in headers
+    assert headers["ETag"] == etag
+
+
+def test_what_lines_do_not_say_stands_in_headers():
+    made = archive(some(3))
+    assert plan.line_headers(made, "tar", "/archive?ids=a&version=b") == {
+        "Content-Type": "application/x-ndjson",
+        "X-Archive-Members": "3",
+        "X-Accel-Buffering": "no",
+        "X-Archive-Size": str(made.size),
+        "ETag": made.etag,
+        "Link": '</archive?ids=a&version=b>; rel="canonical"',
+    }
+
+
+def test_a_header_that_would_say_nothing_is_left_out():
+    made = archive([Member("a", 1, 0, "https://h/a", None, (), "a")])
+    assert list(plan.line_headers(made, "tar", None)) == [
+        "Content-Type",
+        "X-Archive-Members",
+        "X-Accel-Buffering",
+        "X-Archive-Size",
+    ]

@@ -428,3 +428,27 @@ def test_a_list_that_is_far_too_long_has_no_path():
         [f"id-{n}" for n in range(100_000)], "tar", "archive", "fail", None, None
     )
     assert request.path("/archive", None) is None
+
+
+def test_a_suffix_of_the_path_is_the_format():
+    for format_ in KINDS:
+        assert read_request([("ids", "a")], format_).format == format_
+        assert read_request([("ids", "a"), ("format", format_)], format_).format == format_
+
+
+@pytest.mark.parametrize(
+    ("field", "suffix", "detail"),
+    [
+        (("format", "tar"), "zip", "the path asks for zip, and format for tar"),
+        (
+            ("version", "x"),
+            "tar.gz",
+            "version cannot pin tar.gz: compressed bytes may differ each time",
+        ),
+        (("checksums", "md5"), None, "checksums must be sha256"),
+    ],
+)
+def test_what_cannot_be_asked_for_together_is_told_in_words(field, suffix, detail):
+    with pytest.raises(BadRequest) as caught:
+        read_request([("ids", "a"), field], suffix)
+    assert caught.value.detail == detail

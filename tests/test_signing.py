@@ -21,9 +21,11 @@ from origin import Origin
 
 from tarstream.auth import Auth, Authorizer, NotAllowed, Unauthorized
 from tarstream.signing import (
+    MIN_SECRET,
     Key,
     Signature,
     SignatureError,
+    parse_key,
     read_signature,
     sign,
 )
@@ -609,3 +611,22 @@ def test_the_document_shows_the_command_as_it_is():
     done = sign_by_command(*shown[1].split()[1:], shown[2])
     assert done.returncode == 0
     assert done.stdout.startswith(shown[2])
+
+
+@pytest.mark.parametrize(
+    "line", ["", "id", "id\tse cret" + "x" * 40, "i d " + "x" * 40, "é " + "x" * 40]
+)
+def test_what_is_no_key_is_told_what_one_is(line):
+    expected = (
+        "a key is an id (1 to 64 letters, digits and '._-'), a blank, and a secret without any"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(expected)}$"):
+        parse_key(line)
+
+
+def test_a_secret_has_as_many_characters_as_it_must():
+    assert parse_key(f"a {'x' * MIN_SECRET}")[1].secret == b"x" * MIN_SECRET
+    with pytest.raises(
+        ValueError, match=f"^the secret of a key has at least {MIN_SECRET} characters$"
+    ):
+        parse_key(f"a {'x' * (MIN_SECRET - 1)}")

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from origin import Made, Object
 
-from campaign.cells import FIRST, HEAD, HEALED, LARGE, LAST, MIDDLE, PART, REPAIR, Kind
+from campaign.cells import FIRST, HEAD, HEALED, LARGE, LARGEST, LAST, MIDDLE, PART, REPAIR, Kind
 from campaign.forms import FORMS, TAR, Form
 from campaign.kinds import CELLS, KINDS, Cell
 
@@ -49,7 +49,24 @@ FRESH, REMEMBERING, WARM, PATIENT = "fresh", "remembering", "warm", "patient"
 GATEWAYS = {FRESH: 5, REMEMBERING: 2, WARM: 3}
 
 THRIFTY = {REMEMBERING, WARM}
-"""Gateways that read nothing which they do not send (`[zip] reread_bytes = 0`)."""
+"""Gateways that read nothing which they do not send (`[zip] reread_bytes = 0`), and let the kernel
+move nothing (`[server] zero_copy = false`)."""
+
+MIB = 1024**2
+
+SPLICED = 2 * MIB
+"""Bytes of contents from which on the kernel moves them, ..."""
+
+TAIL = 64 * 1024
+"""... up to so many before their end."""
+
+HEADSTART = MIB
+"""Bytes of them beyond what a gateway has read before the kernel takes over."""
+
+SPLICED_SIZES = (3 * MIB, 3 * MIB + 1, 4 * MIB - 1, 5 * MIB + 511, 6 * MIB)
+
+SPLICED_ONES = {FIRST: 0.3, MIDDLE: 0.8, LAST: 0.4, REPAIR: 0.4}
+"""Of tars, by position, the part that has such a member where the fault strikes."""
 
 STATED, LEARNT, UNKNOWN = "stated", "learnt", "unknown"
 KNOWN = (STATED, LEARNT, UNKNOWN)
@@ -235,6 +252,28 @@ class Case:
         """Whether the struck member is one of them."""
         return self.members[self.struck] in self.read_first
 
+    @property
+    def has_spliced(self) -> bool:
+        """Whether the kernel has something to move, where the gateway lets it."""
+        return any(self._spliced(member) for member in self.members)
+
+    @property
+    def strikes_spliced(self) -> bool:
+        """Whether what strikes first does so among bytes that the kernel moves."""
+        struck = self.members[self.struck]
+        repair = self.cell.position == REPAIR
+        byte = self.cut if repair else self.at
+        return (
+            self._spliced(struck)
+            and (repair or (self.kind.inside and not self.kind.unframed))
+            and (self.gateway not in THRIFTY or self.kind.signal is not None)
+            and HEADSTART <= byte < struck.size - TAIL
+        )
+
+    def _spliced(self, member: Member) -> bool:
+        plain = member.source == FILE and member.digest is None
+        return self.form == TAR and plain and member.size >= SPLICED
+
     def __str__(self) -> str:
         sizes = ", ".join(
             f"[{member.size}]" if number == self.struck else str(member.size)
@@ -272,9 +311,10 @@ def case_of(seed: int, index: int) -> Case:
     """The case of a seed and an index."""
     lap, place = divmod(index, len(CELLS))
     cell = _shuffled(seed, lap)[place]
-    # What it is asked for as is chosen apart, so that the rest is the same whatever it is.
-    rng, other = random.Random(f"{seed} {index}"), random.Random(f"{seed} {index} form")
-    return _Choice(rng, other, cell).case(seed, index)
+    # What it is asked for as is chosen apart, so that the rest is the same whatever it is; and so
+    # is what the kernel moves of it.
+    ways = ("", " form", " spliced")
+    return _Choice(*(random.Random(f"{seed} {index}{way}") for way in ways), cell).case(seed, index)
 
 
 def cases(
@@ -303,9 +343,12 @@ def _shuffled(seed: int, lap: int) -> tuple[Cell, ...]:
 class _Choice:
     """Chooses what else a case consists of."""
 
-    def __init__(self, rng: random.Random, other: random.Random, cell: Cell) -> None:
+    def __init__(
+        self, rng: random.Random, other: random.Random, splicing: random.Random, cell: Cell
+    ) -> None:
         self.rng = rng
         self.other = other
+        self.splicing = splicing
         self.cell = cell
         self.kind = KINDS[cell.kind]
         self.form = self._form()
@@ -326,6 +369,12 @@ class _Choice:
         cut, at = self._bytes(struck.size)
         if struck.size == LARGE:
             at = {FIRST: 0, LAST: at}.get(self.cell.position, self.rng.randrange(LARGE))
+        spliced = self._spliced(members, place)
+        if spliced is not None:
+            size = self.splicing.choice(SPLICED_SIZES)
+            members[spliced] = members[spliced]._replace(size=size, digest=None)
+        if spliced == place:
+            cut, at = self._spliced_bytes(size)
         client = self._client(struck)
         return Case(
             seed,
@@ -438,6 +487,29 @@ class _Choice:
         if self.cell.position == REPAIR:
             return cut, self.rng.choice([cut, (cut + last) // 2, last])
         return cut, {FIRST: 0, MIDDLE: middle, LAST: last}.get(self.cell.position, 0)
+
+    def _spliced(self, members: list[Member], struck: int) -> int | None:
+        """The member that is made so large that the kernel moves it, if one is.
+
+        The one that is struck in its contents, or while it is repaired; or the one before an answer
+        whose head is wrong for good, since what the kernel has moved must not end at a boundary.
+        """
+        kind, position = self.kind, self.cell.position
+        if self.form != TAR or self.splicing.random() >= SPLICED_ONES.get(position, 0):
+            return None
+        if position == REPAIR or (kind.inside and not kind.unframed):
+            fits = kind.largest >= LARGEST and not kind.digest and members[struck].size < LARGE
+            return struck if fits else None
+        before = position == FIRST and self.cell.lasting and struck > 0
+        return struck - 1 if before and members[struck - 1].source == FILE else None
+
+    def _spliced_bytes(self, size: int) -> tuple[int, int]:
+        """Where such a member is cut first, and where it is struck."""
+        last = size - 1
+        cut = self.splicing.randrange(HEADSTART, size - TAIL)
+        if self.cell.position == REPAIR:
+            return cut, self.splicing.choice([cut, self.splicing.randrange(cut, size), last])
+        return cut, {FIRST: 0, LAST: last}.get(self.cell.position, cut)
 
     def _client(self, struck: Member) -> str:
         kind = self.kind

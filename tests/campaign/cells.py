@@ -79,6 +79,7 @@ class Kind:
     lasting: Verdict | None = None
     elsewhere: Mapping[str, tuple[Verdict | None, Verdict | None]] = field(default_factory=dict)
     inside: bool = False  # strikes at a byte of the content, after an honest head
+    unframed: bool = False  # sends no Content-Length
     partial: bool = False  # is about an answer to Range
     smallest: int = 1
     empty: bool = True  # HEAD of an empty object counts too

@@ -94,6 +94,7 @@ def chosen_for(
             and guard.lasting in {None, case.cell.lasting}
             and guard.begun in {None, not case.before_first_byte}
             and guard.stated in {None, struck.stated}
+            and guard.behind <= (case.members[case.struck - 1].size if case.struck else 0)
         )
 
     return cases(seed, number or guard.cases, places or guard.cells, wanted)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -47,6 +48,9 @@ from campaign.cases import (
 )
 
 CONFIG = """
+[server]
+workers = {workers}
+zero_copy = {zero_copy}
 [catalog]
 kind = "file"
 path = "{catalog}"
@@ -82,6 +86,8 @@ SETTINGS = {
     PATIENT: {"read_timeout": 20, "patience": 30, "remember": 0},
 }
 
+
+_SPLICED = re.compile(rb"^tarstream_spliced_bytes_total (\S+)", re.MULTILINE)
 
 STARTS = 8  # times that a gateway is waited for, 15 seconds each
 LANES = 2  # pairs of gateways for what befalls gateways
@@ -225,6 +231,7 @@ class House:
         self.gateways: dict[str, Gateway] = {}
         self.proxies: dict[tuple[str, str], int] = {}
         self.lanes: list[Lane] = []
+        self.spliced: Counter[str] = Counter()  # bytes that the kernel has moved, by gateway
         self._free: asyncio.Queue[Lane] = asyncio.Queue()
 
     def origin(self, case: Case) -> CampaignOrigin:
@@ -270,11 +277,18 @@ class House:
         finally:
             self._free.put_nowait(lane)
 
+    async def count_spliced(self, name: str) -> None:
+        """Add what the kernel has moved for a gateway since it was started."""
+        metrics = await oracle.get(self.gateways[name].port, "/metrics", fields=(BEARER,))
+        found = _SPLICED.search(metrics[2])
+        self.spliced[name] += int(float(found[1])) if found else 0
+
     async def forget(self, case: Case) -> None:
         """Let a gateway that has learnt something begin anew, when nobody else uses it."""
         name = _gateway_of(case)
         if name == REMEMBERING or case.form.follows:
             gateway = self.gateways[name]
+            await self.count_spliced(name)
             gateway.end()
             await asyncio.to_thread(gateway.start)
         if case.kind.signal is not None:
@@ -368,6 +382,8 @@ async def house(cases: Iterable[Case], guard: str | None = None) -> AsyncIterato
                 origin=origin.root,
                 rude=rude.root,
                 credential=credential,
+                workers=2 if name == PATIENT else 1,
+                zero_copy="false" if name in THRIFTY else "true",
                 reread_bytes=0 if name in THRIFTY else 256 * 1024**2,
                 **settings,
             )

@@ -205,11 +205,11 @@ _FRAMING = (
     Kind("extra bytes", ANSWERS, answers(faults.extra), **HARMLESS, rude=True),
     Kind(
         "longer, chunked", BODIES, both(_longer, answers(faults.chunked)),
-        **_CONTRADICTED, inside=True,
+        **_CONTRADICTED, inside=True, unframed=True,
     ),
     Kind(
         "longer, until close", BODIES, both(_longer, answers(faults.close_delimited)),
-        **_CONTRADICTED, inside=True,
+        **_CONTRADICTED, inside=True, unframed=True,
     ),
     Kind("coded", ANSWERS, answers(faults.coded), **GIVEN_UP, largest=70_000),
     Kind("coded, as long", BODIES, answers(_coded_alike), **GIVEN_UP, largest=70_000),
@@ -229,20 +229,20 @@ _CONTENTS = (
     # It breaks off where nobody was told how long it is.
     Kind(
         "FIN, until close", CONTENTS, both(answers(faults.close_delimited), bytes_of(faults.fin)),
-        lasting=fails(502), inside=True, passes=True,
+        lasting=fails(502), inside=True, unframed=True, passes=True,
     ),
     Kind(
         "a broken chunk", CONTENTS, bytes_of(faults.broken_chunk),
-        lasting=fails(502), inside=True, passes=True,
+        lasting=fails(502), inside=True, unframed=True, passes=True,
     ),
     Kind(
         "a short chunk", CONTENTS,
         both(bytes_of(faults.broken_chunk, b"ffff\r\n"), bytes_of(faults.fin)),
-        lasting=fails(502), inside=True, passes=True,
+        lasting=fails(502), inside=True, unframed=True, passes=True,
     ),
     Kind(
         "no last chunk", (LAST, REPAIR), answers(faults.chunked, last=False),
-        lasting=fails(502), inside=True, passes=True,
+        lasting=fails(502), inside=True, unframed=True, passes=True,
     ),
     # What counts is 64 KiB, not tries. As much again may be lost with the connection: what has
     # come is gone when the gateway learns of the end before it has taken it.

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from campaign.cases import ARIA2C, GONE, HALF_CLOSED, Case
+from campaign.cases import ARIA2C, FRESH, GONE, HALF_CLOSED, REMEMBERING, Case
 from campaign.cells import LARGE
 
 COLUMNS = ("healed", "resumed", "loud", "refused", "left", "other", "unfired", "wrong")
@@ -51,6 +51,7 @@ class Report:
         self.logs = ""  # of all gateways
         self.late = 0.0  # seconds that something came too late, at most
         self.repeated = 0  # cases that were run again for that
+        self.spliced: Counter[str] = Counter()  # bytes that the kernel has moved, by gateway
 
     @property
     def wrong(self) -> list[Result]:
@@ -88,6 +89,11 @@ class Report:
         needed, again = _bytes(large)
         if len(large) >= MEASURABLE and again > needed * REREADS:
             self.about_all.append(f"{again} of {needed} bytes were read again")
+        # All clean downloads are those of one gateway.
+        if any(result.case.has_spliced for result in self.results) and not self.spliced[FRESH]:
+            self.about_all.append("the kernel has moved nothing, where it may")
+        if moved := self.spliced[REMEMBERING]:
+            self.about_all.append(f"the kernel has moved {moved} bytes, where it must not")
         if len(self.in_doubt) > max(SOME_DOUBTS, DOUBTS * len(self.results)):
             self.about_all.append(f"{len(self.in_doubt)} cases are in doubt: this machine is slow")
 
@@ -118,6 +124,9 @@ class Report:
                 f"{what}: {healed} of {len(some)} complete unseen; "
                 f"{again} of {needed} bytes read again ({again / max(needed, 1):.3%})"
             )
+        moved = ", ".join(f"{self.spliced[name]} ({name})" for name in sorted(self.spliced))
+        struck = sum(result.case.strikes_spliced and result.fired for result in self.results)
+        yield f"bytes that the kernel moved: {moved}; {struck} faults struck among them"
         yield (
             f"late by {self.late:.2f} s at most; {self.repeated} cases run again for that, "
             f"{len(self.in_doubt)} in doubt"

@@ -67,8 +67,10 @@ async def campaign(
         report.repeated = len(doubtful)
         for case in doubtful:
             add(await _again(it, case, pulse))
-        for gateway in it.gateways.values():
+        for name, gateway in it.gateways.items():
             report.about_all += await knock.knock(gateway.port)
+            await it.count_spliced(name)
+        report.spliced = it.spliced
         report.about_all += [each for origin in it.origins for each in origin.wrong]
         report.about_all += [
             f"a gateway has ended by itself: {gateway.process.popen.poll()}"

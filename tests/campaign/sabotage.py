@@ -49,6 +49,11 @@ class Guard(NamedTuple):
     sizes: tuple[int, int] = (0, 70_000)  # least and most bytes of the struck member
     forms: tuple[str, ...] = ("tar",)  # what is asked for
     instead: str | None = None  # what comes before a part or in its place: "read" or "whole"
+    behind: int = 0  # bytes, at least, of the member before the struck one
+
+
+MIB = 1024**2
+SPLICED = (2 * MIB, 16 * MIB)  # bytes of members that the kernel moves
 
 
 GUARDS = {
@@ -81,6 +86,49 @@ GUARDS = {
         ("FIN, until close / middle", "FIN, until close / last byte"),
         shows="promise [123]",
         sizes=(512, 70_000),
+    ),
+    "spliced-length": Guard(
+        "what the kernel moves and ends early counts as what ended",
+        (
+            Edit(
+                "tarstream.stores.bypass",
+                'raise OriginBroken("its origin ends it early")',
+                'return left, b"?" * left',
+            ),
+        ),
+        ("FIN / middle", "FIN / last byte"),
+        shows="promise [12]",
+        sizes=SPLICED,
+    ),
+    "spliced-tail": Guard(
+        "what the kernel moves ends where a member does, and nothing tells that more was to come",
+        (
+            Edit("tarstream.stores.bypass", "if left > TAIL:", "if left:"),
+            Edit("tarstream.stores.bypass", "left - TAIL), b", "left), b"),
+            Edit(
+                "tarstream.transfer",
+                "if self.position + held >= self._owed_until:",
+                "if False:",
+            ),
+            Edit(
+                "tarstream.transfer",
+                "return gathered if surplus < 0 else gathered",
+                "return gathered[:-512] if surplus < 0 else gathered",
+            ),
+        ),
+        ("404 / first byte", "410 / first byte", "403 / first byte"),
+        shows="promise 3",
+        begun=True,
+        lasting=True,
+        behind=SPLICED[0],
+    ),
+    "zero-copy": Guard(
+        "the kernel moves contents where the configuration forbids it",
+        (Edit("tarstream.transfer", "self._zero_copy = supply.zero_copy", "self._zero_copy = True"),),
+        ("FIN / middle", "stalls / middle", "drips / middle"),
+        shows="where it must not",
+        gateway="remembering",
+        sizes=SPLICED,
     ),
     "surplus": Guard(
         "what comes after the planned end is cut off instead of being noticed",
