@@ -5,10 +5,10 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run test lint bench profile campaign guards mutants judges format clean
+.PHONY: help venv run test lint bench profile soak campaign guards mutants judges format clean
 
 help:
-	@echo "make run | test | lint | bench | profile | campaign | guards | mutants | judges | venv | format | clean"
+	@echo "make run | test | lint | bench | profile | soak | campaign | guards | mutants | judges | venv | format | clean"
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -46,6 +46,10 @@ bench: $(VENV)/.installed-bench .venv-peers/.installed benchmarks/peers/node_mod
 # Where the time goes, under cProfile: make profile [ARGS='--quick | --rounds N | --document']
 profile: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.profile $(ARGS)
+
+# Does memory stay flat? make soak [ARGS='--archives 100000']
+soak: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.soak $(ARGS)
 
 .venv-peers/.installed: benchmarks/peers/requirements.txt
 	$(PYTHON) -m venv .venv-peers
