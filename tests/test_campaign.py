@@ -22,11 +22,14 @@ from campaign.cases import (
     DIRECTORY,
     FRESH,
     GONE,
+    HEADSTART,
     IF_RANGE,
     LEARNT,
     RANGE,
     REMEMBERING,
     RESUMING,
+    SPLICED,
+    TAIL,
     TEXT,
     UNKNOWN,
     WARM,
@@ -36,7 +39,7 @@ from campaign.cases import (
     case_of,
     cases,
 )
-from campaign.cells import LARGE, PART
+from campaign.cells import LARGE, MIDDLE, PART, REPAIR
 from campaign.command import chosen_for
 from campaign.download import Download, Run, unchunked
 from campaign.expect import EITHER, expected
@@ -45,6 +48,8 @@ from campaign.judge import Archive, Evidence, asks_readers, violations
 from campaign.kinds import CELLS, KINDS, Cell
 from campaign.report import Report, Result
 from campaign.sabotage import GUARDS, edited
+
+from tarstream import splice
 
 CAMPAIGN = Path(__file__).parent / "campaign"
 
@@ -372,6 +377,27 @@ def test_every_format_is_asked_for_and_only_in_ways_that_it_has():
     assert sum(len(case.collection) > 1 for case in chosen) > len(chosen) / 40
 
 
+def test_what_the_kernel_moves_is_struck_by_every_kind_that_can_and_while_it_is_repaired():
+    chosen = [case_of(6, index) for index in range(20 * len(CELLS))]
+    struck = [case for case in chosen if case.strikes_spliced]
+    assert len(struck) > len(chosen) / 30
+    for case in struck:
+        byte = case.cut if case.cell.position == REPAIR else case.at
+        assert HEADSTART <= byte < case.members[case.struck].size - TAIL
+        assert case.members[case.struck].digest is None
+    spared = {kind.name for kind in KINDS.values() if kind.digest or kind.largest < SPLICED}
+    repaired = {kind.name for kind in KINDS.values() if REPAIR in kind.positions}
+    inside = {"FIN", "RST", "stalls", "drips", "SIGTERM", "SIGSTOP", "SIGKILL"}
+    places = {(case.kind.name, case.cell.position) for case in struck}
+    assert {kind for kind, position in places if position == REPAIR} == repaired - spared
+    assert {kind for kind, position in places if position == MIDDLE} == inside
+    assert {case.client for case in struck} == set(CLIENTS)
+
+
+def test_the_kernel_reads_as_much_as_the_campaign_believes():
+    assert (SPLICED, TAIL) == (splice.LARGE, splice.TAIL)
+
+
 def test_only_what_is_whole_is_taken_for_whole():
     packed = {GZIP: gzip.compress(BODY), ZSTD: zstd.compress(BODY)}
     for form, data in packed.items():
@@ -413,9 +439,27 @@ def results(number, cell="FIN / middle", lasting=False, size=100, **result):
 def test_the_report_looks_at_all_cases_together(given, says):
     report = Report()
     report.results += given
+    report.spliced[FRESH] = LARGE
     report.conclude()
     assert says in "\n".join(report.about_all)
     assert says or not report.about_all
+
+
+@pytest.mark.parametrize(
+    ("size", "spliced", "says"),
+    [
+        (LARGE, {FRESH: 1}, []),
+        (LARGE, {}, ["the kernel has moved nothing, where it may"]),
+        (SPLICED - 1, {}, []),
+        (100, {REMEMBERING: 7}, ["the kernel has moved 7 bytes, where it must not"]),
+    ],
+)
+def test_the_report_asks_whether_the_kernel_moved_what_it_may_and_nothing_else(size, spliced, says):
+    report = Report()
+    report.results += results(1, size=size)
+    report.spliced.update(spliced)
+    report.conclude()
+    assert report.about_all == says
 
 
 @pytest.mark.parametrize(

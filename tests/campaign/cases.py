@@ -63,9 +63,9 @@ TAIL = 64 * 1024
 HEADSTART = MIB
 """Bytes of them beyond what a gateway has read before the kernel takes over."""
 
-SPLICED_SIZES = (3 * MIB, 3 * MIB + 1, 4 * MIB - 1, 5 * MIB + 511, 6 * MIB)
+SPLICED_SIZES = (3 * MIB, 3 * MIB + 1, 4 * MIB, 5 * MIB + 511, 6 * MIB)
 
-SPLICED_ONES = {FIRST: 0.3, MIDDLE: 0.8, LAST: 0.4, REPAIR: 0.4}
+SPLICED_ONES = {FIRST: 0.3, MIDDLE: 0.8, LAST: 0.4, REPAIR: 0.35}
 """Of tars, by position, the part that has such a member where the fault strikes."""
 
 STATED, LEARNT, UNKNOWN = "stated", "learnt", "unknown"

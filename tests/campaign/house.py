@@ -82,7 +82,8 @@ IMPATIENT = {"read_timeout": 2, "patience": 6, "remember": 0}
 SETTINGS = {
     FRESH: IMPATIENT,
     REMEMBERING: IMPATIENT | {"remember": 10},
-    # Whoever leaves it must be noticed: it waits for origins longer than the campaign does.
+    # Whoever leaves it must be noticed: it waits for origins longer than the campaign does. It has
+    # two workers.
     PATIENT: {"read_timeout": 20, "patience": 30, "remember": 0},
 }
 
