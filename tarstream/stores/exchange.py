@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Self
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 from aiohttp.http import RawResponseMessage
 from yarl import URL
@@ -53,19 +54,26 @@ class Answer:
         aiohttp reads on as soon as what it has is taken: 250 KiB more for each client that does
         not take what it was given.
         """
-        protocol = self.connection.protocol if self.connection is not None else None
-        if protocol is not None and protocol.transport is not None:
+        protocol = self._reads()
+        if protocol is not None:
             self.held = True
             protocol.pause_reading()
 
     def go_on(self) -> None:
         """Read on."""
         self.held = False
+        protocol = self._reads()
+        if protocol is not None:
+            protocol.resume_reading()
+
+    def _reads(self) -> ResponseHandler | None:
+        """What reads it; none where no more can come.
+
+        A parser that has failed can be neither paused nor resumed. It has closed its transport.
+        """
         protocol = self.connection.protocol if self.connection is not None else None
         transport = protocol.transport if protocol is not None else None
-        # A parser that has failed must not be resumed: it has closed its transport.
-        if protocol is not None and transport is not None and not transport.is_closing():
-            protocol.resume_reading()
+        return None if transport is None or transport.is_closing() else protocol
 
     def _release(self) -> None:
         """Let the next request have the connection, unless it is not fit for that."""
