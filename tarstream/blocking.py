@@ -7,6 +7,7 @@ shared between threads, and a process may fork before.
 import asyncio
 import atexit
 import io
+import operator
 import os
 import threading
 from collections.abc import Callable, Coroutine
@@ -55,7 +56,7 @@ class BlockingStream:
         """Give up what is open, and wait until it is closed."""
         self._closed = True
         thread, self._thread = self._thread, None
-        if thread is not None:
+        if thread is not None and thread.process == os.getpid():
             thread.end()
             if thread is not threading.current_thread():  # where garbage may be collected
                 thread.join()
@@ -67,7 +68,7 @@ class BlockingStream:
         self.close()
 
     def __del__(self) -> None:
-        if self._thread is not None:
+        if self._thread is not None and self._thread.process == os.getpid():
             self._thread.end()
 
     def _run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
@@ -77,6 +78,9 @@ class BlockingStream:
         if self._thread is None:
             self._thread = _Thread(self._stream)
             self._thread.start()
+        elif self._thread.process != os.getpid():
+            coroutine.close()
+            raise ValueError("the stream was begun in another process, which has its connections")
         try:
             return asyncio.run_coroutine_threadsafe(coroutine, self._thread.loop).result()
         except BaseException:
@@ -96,6 +100,7 @@ class _Thread(threading.Thread):
 
     def __init__(self, stream: Stream) -> None:
         super().__init__(name="tarstream", daemon=True)
+        self.process = os.getpid()
         self.loop = asyncio.new_event_loop()
         self._stream = stream
         self._ends = False
@@ -164,10 +169,13 @@ class ArchiveFile(io.RawIOBase):
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Go to another offset; what is open is closed when that is not where it stands."""
         self._check()
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        bases = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}
+        if whence not in bases:
+            raise ValueError(f"whence must be 0, 1 or 2, and is {whence!r}")
+        base = bases[whence]
         if base is None:
             raise io.UnsupportedOperation("nobody knows where the archive ends")
-        position = base + offset
+        position = base + operator.index(offset)
         if position < 0:
             raise ValueError(f"there is nothing at {position}")
         if position != self._position:

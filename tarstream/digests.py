@@ -106,7 +106,7 @@ class Digest:
         """The digest in hex. Raises ObjectChanged when another one was stated."""
         value = self._hash.hexdigest()
         if self.stated not in {None, value}:
-            raise ObjectChanged(f"it does not have the {self.algorithm} that the catalog states")
+            raise ObjectChanged(f"it does not have the {self.algorithm} that is stated of it")
         return value
 
 
@@ -143,6 +143,7 @@ class Digests:
         self._algorithms = algorithms
         self._memory = memory
         self._known: dict[DigestKey, str] = {}
+        self._told: set[DigestKey] = set()  # those that passed here, or that bytes followed from
         self.unread: dict[DigestKey, Member] = {}
         """Members to be read before anything is sent."""
 
@@ -162,12 +163,19 @@ class Digests:
         return [Digest(*each) for each in (*member.digests, *((key, None) for key in unstated))]
 
     async def learn(self, member: Member, digests: Iterable[Digest]) -> None:
-        """Take over what these came to. Raises ObjectChanged when one is not what it must be."""
+        """Take over what these came to. Raises ObjectChanged when one is not what it must be.
+
+        Nor may it be another one than before in the same archive, where contents are sent twice:
+        it has one place for the digests of both.
+        """
         for digest in digests:
             value = digest.finish()
             if not digest.stated:
                 key = key_of(member, digest.algorithm)
+                if key in self._told and self._known[key] != value:
+                    raise ObjectChanged("it changes while it is sent")
                 self._known[key] = value
+                self._told.add(key)
                 self.unread.pop(key, None)
                 # Of other sources it would mean nothing to the next archive, and keep them alive.
                 if is_strong(member.validator) and isinstance(member.source, str | Path):
@@ -175,7 +183,12 @@ class Digests:
 
     def of(self, member: Member, algorithm: str) -> str:
         """The digest of contents that are stated, known, or have passed."""
-        return stated(member, algorithm) or self._known[key_of(member, algorithm)]
+        certain = stated(member, algorithm)
+        if certain is not None:
+            return certain
+        key = key_of(member, algorithm)
+        self._told.add(key)
+        return self._known[key]
 
     def render(self, late: Late) -> bytes:
         """The bytes that a placeholder stands for; the contents that they need have passed."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from tarstream import conditional, names
-from tarstream.answer import Answer, Fields
+from tarstream.answer import Answer, Fields, Headers
 from tarstream.asking import ask
 from tarstream.blocking import ArchiveFile, BlockingStream
 from tarstream.checksums import listing_in_steps
@@ -147,7 +147,7 @@ class Archive:
     def headers(
         self,
         method: str,
-        headers: "Mapping[str, str] | Iterable[tuple[str, str]]" = (),
+        headers: Headers = (),
         *,
         name: str = "archive",
     ) -> Answer:

@@ -1,7 +1,8 @@
 """A file that a program wants in an archive: what it states of it, and where it is."""
 
+import inspect
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -94,12 +95,28 @@ class Member:
             source, "__aiter__"
         ):
             raise TypeError(f"source of {self.name!r} must be of a kind that Member names")
+        elif callable(source) and not hasattr(source, "__aiter__") and not _takes_two(source):
+            raise TypeError(
+                f"source of {self.name!r} must take two numbers, `start` and `stop`: "
+                "the bytes of its contents that it is to give"
+            )
         elif isinstance(source, str) and not _SCHEME.match(source):
             raise ValueError(
                 f"source of {self.name!r} must be a URL, or a Path for a file of this machine"
             )
         elif isinstance(source, bytes) and self.size not in {None, len(source)}:
             raise ValueError(f"size of {self.name!r} is not that of its bytes")
+
+
+def _takes_two(source: Callable[..., object]) -> bool:
+    """Whether it may be called with two arguments; what does not say what it takes may."""
+    try:
+        inspect.signature(source).bind(0, 0)
+    except TypeError:
+        return False
+    except ValueError:  # some that are written in C
+        return True
+    return True
 
 
 def _is_validator(etag: str) -> bool:

@@ -457,7 +457,7 @@ async def test_a_wrong_stated_digest_breaks_it_inside_the_member(
     assert member["offset"] <= received < member["offset"] + member["size"]
     [line] = opened(caplog)
     assert (line["outcome"], line["member"]) == ("failed", name)
-    assert line["cause"] == f"it does not have the {algorithm} that the catalog states"
+    assert line["cause"] == f"it does not have the {algorithm} that is stated of it"
 
 
 @pytest.mark.parametrize("algorithm", WRONG)

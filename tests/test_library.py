@@ -1767,3 +1767,96 @@ def test_a_file_may_be_read_to_its_end():
     archive = archive_of_bytes()
     with archive.file() as file:
         assert io.BufferedReader(file).read() == b"".join(archive.iterate())
+
+
+@pytest.mark.parametrize("read_on", ["iterator", "file"])
+def test_what_was_begun_before_a_fork_is_the_parents(read_on):
+    """It has a thread that the other process has not: to wait for it would be for ever."""
+    program = f"""
+import os
+from tarstream import Archive, Member
+archive = Archive([Member(name="a", source=bytes(1_000_000), mtime=0)])
+if {read_on!r} == "file":
+    opened = archive.file()
+    go_on = lambda: opened.read(1000)
+else:
+    opened = archive.iterate()
+    go_on = lambda: next(opened)
+go_on()
+child = os.fork()
+if child == 0:
+    try:
+        for _ in range(100):
+            go_on()
+    except ValueError as error:
+        opened.close()
+        os._exit(0 if "another process" in str(error) else 1)
+    os._exit(2)
+assert os.waitpid(child, 0)[1] == 0
+while go_on() and {read_on!r} == "file":
+    pass
+opened.close()
+"""
+    quiet = ["-W", "ignore::DeprecationWarning"]  # Python 3.12 warns of forks of threads
+    subprocess.run([sys.executable, *quiet, "-c", program], cwd=ROOT, check=True, timeout=60)
+
+
+@pytest.mark.parametrize("source", [lambda start: None, lambda: None, lambda a, b, c: None])
+def test_a_function_that_takes_other_than_start_and_stop_is_a_mistake(source):
+    with pytest.raises(TypeError, match="source of 'a' must take two numbers"):
+        Member(name="a", source=source, size=1)
+
+
+def test_a_function_may_take_more_than_it_is_given():
+    Member(name="a", source=lambda start, stop, block=1: None, size=1)
+    Member(name="a", source=lambda *given: None, size=1)
+    Member(name="a", source=max, size=1)
+
+
+def test_headers_may_be_pairs_of_bytes_as_asgi_has_them():
+    archive = Archive([Member(name="a", source=CONTENT)])
+    answer = archive.headers("GET", [(b"range", b"bytes=0-9")])
+    assert (answer.status, answer.start, answer.stop) == (206, 0, 10)
+    tag = archive.etag.encode()
+    assert archive.headers("GET", [(b"if-none-match", tag)]).status == 304
+
+
+def test_a_file_is_sought_in_by_whole_numbers_and_from_places_there_are():
+    file = Archive([Member(name="a", source=CONTENT)]).file()
+    with pytest.raises(ValueError, match="whence"):
+        file.seek(0, 9)
+    with pytest.raises(TypeError):
+        file.seek(1.5)
+    assert file.tell() == 0
+
+
+async def test_bytes_leave_in_pieces():
+    stream = Archive([Member(name="a", source=bytes(10_000_000))]).stream()
+    assert max([len(chunk) async for chunk in stream]) < 200_000
+
+
+@pytest.mark.parametrize("options", [{"format": "zip"}, {"checksums": "sha256"}])
+async def test_contents_that_are_sent_twice_and_differ_fail_within_the_second(origin, options):
+    """One URL, no validator: what is said of it at the end could be right for one of them only."""
+    first, second = (Object(Made(100_000, seed), etag=None, last_modified=None) for seed in (1, 2))
+    url = origin.add("/a", first, becomes(second, skip=1, methods=("GET",)))
+    members = [Member(name=name, source=url, size=100_000, mtime=0) for name in ("a", "b")]
+    archive = Archive(members, **options)
+    got, error = await cut(archive.stream())
+    assert "'b' cannot be had: it changes while it is sent" in str(error)
+    assert first.content.read() in got
+    assert second.content.read(0, 50_000) in got
+    assert second.content.read() not in got
+
+
+async def cut(stream):
+    """What came of a stream, and why no more did."""
+    got = bytearray()
+    with pytest.raises(ObjectChanged) as caught:
+        await _into(got, stream)
+    return bytes(got), caught.value
+
+
+async def _into(got, stream):
+    async for chunk in stream:
+        got += chunk

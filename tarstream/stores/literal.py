@@ -7,6 +7,9 @@ from contextlib import asynccontextmanager
 from tarstream.layout import Source
 from tarstream.stores.base import Body, ObjectMeta, Sink
 
+CHUNK = 64 * 1024
+"""Bytes that are passed on at once: no copy of the whole is made on its way."""
+
 
 class LiteralStore:
     """Sources that are their own contents; they can neither fail nor change."""
@@ -37,7 +40,8 @@ class _LiteralBody:
         """Bytes are ready."""
 
     async def copy_to(self, sink: Sink) -> None:
-        await sink.write(self._data)
+        for start in range(0, len(self._data), CHUNK):
+            await sink.write(self._data[start : start + CHUNK])
 
 
 def _bytes(source: Source) -> bytes:
