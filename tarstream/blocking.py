@@ -197,7 +197,13 @@ class ArchiveFile(io.RawIOBase):
             if not self._chunk:
                 if self._stream is None:
                     self._stream = self._open_at(self._position)
-                self._chunk = memoryview(next(self._stream, b""))
+                try:
+                    self._chunk = memoryview(next(self._stream, b""))
+                except BaseException:
+                    if self._seekable:  # as if nothing had been read: it may be tried again
+                        self._leave()
+                        self._position -= filled
+                    raise
                 if not self._chunk:
                     break
             part = self._chunk[: wanted - filled]

@@ -25,11 +25,14 @@ class DigestKey(NamedTuple):
     source: Source
     size: int
     validator: str | None
+    name: str = ""
+    """The member's, where no validator proves that another one of its source has its contents."""
 
 
 def key_of(member: Member, algorithm: str) -> DigestKey:
     """The key of a member's contents."""
-    return DigestKey(algorithm, member.source, member.size, member.validator)
+    name = "" if is_strong(member.validator) else member.name
+    return DigestKey(algorithm, member.source, member.size, member.validator, name)
 
 
 def affordable(unread: Iterable[DigestKey], deferred: str | None, budget: int) -> bool:
@@ -165,8 +168,8 @@ class Digests:
     async def learn(self, member: Member, digests: Iterable[Digest]) -> None:
         """Take over what these came to. Raises ObjectChanged when one is not what it must be.
 
-        Nor may it be another one than before in the same archive, where contents are sent twice:
-        it has one place for the digests of both.
+        Nor may it be another one than before in the same archive, where contents are sent twice
+        under a validator that says that they are the same.
         """
         for digest in digests:
             value = digest.finish()

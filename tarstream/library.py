@@ -4,7 +4,15 @@ No server, no configuration file, nothing shared but what is passed in.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -14,7 +22,7 @@ from tarstream.asking import ask
 from tarstream.blocking import ArchiveFile, BlockingStream
 from tarstream.checksums import listing_in_steps
 from tarstream.compress import RANGES, Compression, Levels
-from tarstream.digests import Digests, affordable, key_of
+from tarstream.digests import DigestKey, Digests, affordable, key_of
 from tarstream.disposition import content_disposition, file_name
 from tarstream.errors import Forbidden, Refusal, TooLarge
 from tarstream.formats import CHECKSUMS, FORMATS, KINDS, Kind
@@ -269,10 +277,16 @@ class Archive:
 
     def _affordable(self, start: int, stop: int) -> bool:
         """Whether no more than `reread_bytes` have to be read without being sent."""
-        learnt = self._origins.learnt
-        keys = (key_of(*needed) for needed in self._layout.beforehand(start, stop))
-        unread = (key for key in keys if key not in learnt)
-        return affordable(unread, self._layout.format.DIGEST, self._origins.reread_bytes)
+        learnt, seen = self._origins.learnt, set[DigestKey]()
+
+        def unread() -> Iterator[DigestKey]:
+            for needed in self._layout.beforehand(start, stop):
+                key = key_of(*needed)
+                if key not in learnt and key not in seen:  # what is there twice is read once
+                    seen.add(key)
+                    yield key
+
+        return affordable(unread(), self._layout.format.DIGEST, self._origins.reread_bytes)
 
 
 def _levels(kind: Kind, level: int | None) -> Levels:

@@ -15,7 +15,7 @@ from tarstream.stores.base import ObjectMeta
 from tarstream.stores.validators import ENTITY_TAG, http_date
 
 _MOST = 2**62  # offsets are 64-bit
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")  # RFC 3986 3.1
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[^\x00-\x20\x7f]*")  # RFC 3986 3.1
 _HEX = {algorithm: hex_of(algorithm) for algorithm in ALGORITHMS}
 
 
@@ -100,9 +100,10 @@ class Member:
                 f"source of {self.name!r} must take two numbers, `start` and `stop`: "
                 "the bytes of its contents that it is to give"
             )
-        elif isinstance(source, str) and not _SCHEME.match(source):
+        elif isinstance(source, str) and not _URL.fullmatch(source):
             raise ValueError(
-                f"source of {self.name!r} must be a URL, or a Path for a file of this machine"
+                f"source of {self.name!r} must be a URL without blanks, "
+                "or a Path for a file of this machine"
             )
         elif isinstance(source, bytes) and self.size not in {None, len(source)}:
             raise ValueError(f"size of {self.name!r} is not that of its bytes")
@@ -158,7 +159,9 @@ def planned(member: Member, name: str) -> layout.Member:
         # A strong one would promise that any part of it can be had again.
         etag = etag and f"W/{etag.removeprefix('W/')}"
     if size is None:
-        raise ValueError(f"size of {member.name!r} is missing: `Archive.plan` asks for it")
+        asked = isinstance(source, str | Path)
+        why = "`Archive.plan` asks for it" if asked else "only who makes it can say how long it is"
+        raise ValueError(f"size of {member.name!r} is missing: {why}")
     return layout.Member(name, size, member.mtime or 0, found, etag, digests)
 
 

@@ -13,7 +13,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
 from typing import NamedTuple
 
 from tarstream.checksums import ListingBody
-from tarstream.digests import Digest, DigestKey, Digests, Unsent
+from tarstream.digests import Digest, Digests, Unsent
 from tarstream.errors import ObjectChanged, OriginBroken, TarstreamError
 from tarstream.layout import Content, Late, Listing, Member, Piece
 from tarstream.observer import Observer
@@ -101,8 +101,7 @@ class Transfer:
         `abort` says what of that may still be written.
         """
         try:
-            for key, member in list(self._known.unread.items()):
-                await self._read(key, member)
+            await self._read_unsent()
             await self._ready()
             self._write = await begin()
             for number in itertools.count():
@@ -214,14 +213,33 @@ class Transfer:
                     await body.ready()
                 return
 
-    async def _read(self, key: DigestKey, member: Member) -> None:
-        """Read a member that is not sent, for its digests."""
-        if key not in self._known.unread:
-            return  # it was learnt together with another one
+    async def _read_unsent(self) -> None:
+        """Read members that are not sent, for their digests; the next ones are opened meanwhile."""
+        unread = {key._replace(algorithm=""): each for key, each in self._known.unread.items()}
+        openings = [_Opening(Content(member, 0, member.size), 0) for member in unread.values()]
+        for number, opening in enumerate(openings):
+            for following in openings[number : number + 1 + self._reach.members]:
+                if following.body is None:
+                    content, ahead = following.content, None
+                    if following is not opening:
+                        size = content.stop
+                        ahead = self._slots.take_ahead(content.member.source, size, self)
+                        if ahead is None:
+                            break
+                    await self._start(following, ahead)
+            await self._read(opening)
+
+    async def _read(self, opening: "_Opening") -> None:
+        """Read an open member for its digests."""
+        member = opening.content.member
         unsent = Unsent(self._known.wanted(member))
+        self._its_turn(opening)
         with _Blame(member):
-            async with self._open(Content(member, 0, member.size)) as body:
-                await body.copy_to(unsent)
+            assert opening.body is not None
+            try:
+                await opening.body.copy_to(unsent)
+            finally:
+                await opening.context.__aexit__(None, None, None)
             await self._known.learn(member, unsent.digests)
 
     def _open(self, content: Content) -> AbstractAsyncContextManager[Body]:

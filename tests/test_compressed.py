@@ -13,12 +13,12 @@ from pathlib import Path
 import aiohttp
 import faults
 import pytest
-from backports import zstd
 from gateway import archive_path, raw
 from origin import Made, Object
 from test_compress import READERS, WHOLE, threads_taken
 from yarl import URL
 
+from tarstream.compress import zstd
 from tarstream.formats import FORMATS, KINDS
 from tarstream.signing import sign
 

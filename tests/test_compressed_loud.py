@@ -11,11 +11,11 @@ from contextlib import closing
 
 import faults
 import pytest
-from backports import zstd
 from gateway import process
 from nginx import RECOMMENDED, STOCK, nginx
 from origin import Made, Origin
 
+from tarstream.compress import zstd
 from tarstream.formats import tar
 from tarstream.layout import Layout, Member
 

@@ -500,13 +500,13 @@ GUARDS = {
         (
             Edit(
                 "tarstream.transfer",
-                "for key, member in list(self._known.unread.items()):",
-                "for key, member in []:",
+                "for key, each in self._known.unread.items()}",
+                "for key, each in ()}",
             ),
             Edit(
                 "tarstream.digests",
-                "or self._known[key_of(member, algorithm)]",
-                'or self._known.get(key_of(member, algorithm), "00000000")',
+                "return self._known[key]",
+                'return self._known.get(key, "00000000")',
             ),
         ),
         ("chunked / first byte", "drips / middle", "redirected / first byte"),
