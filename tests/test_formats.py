@@ -19,7 +19,7 @@ from test_layout import SIZES, assemble, contents, in_one_piece, member, rendere
 from test_names import HOSTILE, any_names
 
 from tarstream.formats import FORMATS, KINDS
-from tarstream.layout import Layout
+from tarstream.layout import Deferred, Layout
 from tarstream.names import unique
 
 _BY_PYTHON = """
@@ -200,6 +200,26 @@ def test_it_measures_what_it_renders(name, member, start):
 
 
 @any_format
+def test_what_was_measured_counts_for_all_of_the_same_shape(name, monkeypatch):
+    """Rendering takes far longer; entity-tags, sources and contents make no shape."""
+    format_ = FORMATS[name]
+    monkeypatch.setattr(format_, "_lengths", {})
+    expected = format_.measure(member("a.bin", 5, 9), 0)
+    monkeypatch.setattr(format_, "before", None)
+    assert format_.measure(member("b.bin", 5, 8, '"w"'), 0) == expected
+
+
+@any_format
+def test_what_it_defers_follows_from_the_digest_that_it_needs(name):
+    format_ = FORMATS[name]
+    it = member("a", 5)
+    parts = [format_.after(it), format_.entry(it, 0)]
+    deferred = [each for each in parts if isinstance(each, Deferred)]
+    assert bool(deferred) == (format_.DIGEST is not None)
+    assert all((each.member, each.algorithm) == (it, format_.DIGEST) for each in deferred)
+
+
+@any_format
 @settings(deadline=None)
 @given(member=members, start=offsets)
 def test_its_bytes_depend_on_name_size_mtime_and_the_digest_it_needs(name, member, start):
@@ -274,6 +294,7 @@ def test_every_reader_reads_any_names(name, stated, names):
         ("tar.gz", '"a"', 'W/"a-gzip"'),
         ("tar.zst", '"a"', 'W/"a-zstd"'),
         ("tar.gz", 'W/"Wx/"', 'W/"Wx/-gzip"'),
+        ("tar.gz", '"XaX"', 'W/"XaX-gzip"'),
         ("tar", None, None),
         ("tar.gz", None, None),
     ],

@@ -813,3 +813,16 @@ def test_openers_are_equal_to_themselves_only():
     assert one != other
     assert (one.open, one.once) == (open_, True)
     assert len({one, other}) == 2
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_no_bytes_follow_from_nothing(format_):
+    layout = Layout(FORMATS[format_], MANY[:3])
+    assert not any(list(layout.slice(at, at)) for at in range(layout.size + 1))
+    assert not any(list(layout.beforehand(at, at)) for at in range(layout.size + 1))
+
+
+def test_contents_that_are_at_no_url_have_no_path():
+    here = member(size=1)._replace(source=b"x")
+    root = here._replace(source="https://origin/")
+    assert Layout(tar, [here]).etag == Layout(tar, [root]).etag

@@ -282,6 +282,10 @@ def test_any_name_gives_one_safe_segment(name):
     assert segment(segment(name)) == segment(name)
 
 
+def test_names_become_unique_as_those_whom_they_are_mended_for_see_them():
+    assert unique(["a", "A"], str.upper) == ["A", "A (2)"]
+
+
 @pytest.mark.parametrize(("before", "after"), UNIQUE, ids=shown)
 def test_names_become_unique(before, after):
     assert unique(before) == after
