@@ -218,26 +218,24 @@ class Transfer:
         unread = {key._replace(algorithm=""): each for key, each in self._known.unread.items()}
         openings = [_Opening(Content(member, 0, member.size), 0) for member in unread.values()]
         for number, opening in enumerate(openings):
-            for following in openings[number : number + 1 + self._reach.members]:
+            body = opening.body or await self._start(opening, None)
+            for following in openings[number + 1 : number + 1 + self._reach.members]:
                 if following.body is None:
-                    content, ahead = following.content, None
-                    if following is not opening:
-                        size = content.stop
-                        ahead = self._slots.take_ahead(content.member.source, size, self)
-                        if ahead is None:
-                            break
+                    content = following.content
+                    ahead = self._slots.take_ahead(content.member.source, content.stop, self)
+                    if ahead is None:
+                        break
                     await self._start(following, ahead)
-            await self._read(opening)
+            await self._read(opening, body)
 
-    async def _read(self, opening: "_Opening") -> None:
-        """Read an open member for its digests."""
+    async def _read(self, opening: "_Opening", body: Body) -> None:
+        """Read a member for its digests."""
         member = opening.content.member
         unsent = Unsent(self._known.wanted(member))
         self._its_turn(opening)
         with _Blame(member):
-            assert opening.body is not None
             try:
-                await opening.body.copy_to(unsent)
+                await body.copy_to(unsent)
             finally:
                 await opening.context.__aexit__(None, None, None)
             await self._known.learn(member, unsent.digests)

@@ -176,13 +176,7 @@ class _HttpBody:
     """The body of an answer that was checked: `skip` bytes to discard, then `length` to move."""
 
     def __init__(
-        self,
-        answer: Answer,
-        skip: int,
-        length: int,
-        observer: Observer,
-        *,
-        ends: bool,
+        self, answer: Answer, skip: int, length: int, observer: Observer, *, ends: bool
     ) -> None:
         self._answer = answer
         self._content = answer.content
