@@ -68,8 +68,6 @@ class Loads:
 
     def __init__(self, processes: int) -> None:
         self._numbers = memoryview(mmap.mmap(-1, 8 * processes)).cast("q")
-        for process in range(processes):
-            self.forget(process)  # until it has started
 
     def __setitem__(self, process: int, connections: int) -> None:
         self._numbers[process] = connections
@@ -90,9 +88,7 @@ class SharedSite(web.BaseSite):
     has more than another lets that one come first, but not for ever: it may be busy.
     """
 
-    __slots__ = (
-        "_accepting", "_least", "_loads", "_looks", "_number", "_poll", "_socket", "_timer",
-    )  # fmt: skip
+    __slots__ = ("_accepting", "_loads", "_looks", "_number", "_poll", "_socket", "_timer")
 
     def __init__(
         self, runner: web.AppRunner, listening: socket.socket, loads: Loads, number: int
@@ -102,7 +98,6 @@ class SharedSite(web.BaseSite):
         self._loads = loads
         self._number = number
         self._looks = 0
-        self._least = -1
         self._poll = select.poll()
         self._poll.register(listening, select.POLLIN)
         self._accepting: set[asyncio.Task[None]] = set()
@@ -138,14 +133,11 @@ class SharedSite(web.BaseSite):
         """Take some, or let others come first."""
         own = len(self._server_of().connections) + len(self._accepting)
         self._loads[self._number] = own
-        least = self._loads.least()
-        if least != self._least:
-            # They live. One that does not is waited for once, and no longer for each that comes.
-            self._least, self._looks = least, 0
-        if own - own // _SLACK > least and self._looks < _LOOKS:
+        if own - own // _SLACK > self._loads.least() and self._looks < _LOOKS:
             self._looks += 1
             self._pause(_PAUSE)
             return
+        self._looks = 0
         for _ in range(1 + own // _SHARE):
             try:
                 connection, _ = self._socket.accept()

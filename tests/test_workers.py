@@ -23,7 +23,6 @@ from prometheus_client import CollectorRegistry, Gauge, Histogram
 from prometheus_client import Counter as Counts
 from prometheus_client.parser import text_string_to_metric_families
 
-from tarstream import listener
 from tarstream.admission import Admission
 from tarstream.config import ConfigError, load
 from tarstream.listener import CannotListen, Loads, SharedSite, bind, port_of
@@ -724,17 +723,6 @@ async def test_what_no_other_takes_is_taken(other):
     async with sharing(other) as listening:
         answer = await raw(port_of([listening]), b"GET / HTTP/1.0\r\n\r\n")
         assert answer.endswith(b"taken")
-
-
-async def test_who_is_stuck_is_waited_for_once(monkeypatch):
-    """Not once more for each who comes: that would be a quarter of a minute here."""
-    monkeypatch.setattr(listener, "_PAUSE", 0.05)
-    async with sharing(other=0) as listening:
-        port = port_of([listening])
-        async with asyncio.timeout(8):
-            for _ in range(30):
-                answer = await raw(port, b"GET / HTTP/1.0\r\n\r\n")
-                assert answer.endswith(b"taken")
 
 
 async def test_who_stops_is_not_waited_for():
