@@ -177,7 +177,7 @@ def stated(file):
 def test_a_small_member_of_known_size(counted):
     few, many = ([f"known-{n}" for n in range(number)] for number in (FEW, MANY))
     counts = counted.each([few] * TRIES, [many] * TRIES, MANY - FEW)
-    # Measured: 122 to 124 calls of ours, 390 in all, a task and a timeout, 1.00 and 1.35 system calls.
+    # Measured: 122 to 124 calls of ours, 390 in all, a task, a timeout, 1.00 and 1.35 system calls.
     within(Counts(ours=128, calls=580, tasks=2.1, reads=1.2, writes=1.6), counts)
 
 
@@ -187,7 +187,7 @@ def test_a_small_member_that_is_asked_about(counted):
         for number, trials in ((FEW, range(TRIES)), (MANY, range(TRIES, 2 * TRIES)))
     )
     counts = counted.each(few, many, MANY - FEW)
-    # Measured: 174 to 176 calls of ours, 590 in all, 3 tasks and timeouts, 2.00 and 2.35 system calls.
+    # Measured: 174 to 176 calls of ours, 590 in all, 3 tasks, timeouts, 2.00 and 2.35 system calls.
     within(Counts(ours=182, calls=880, tasks=3.1, reads=2.4, writes=2.8), counts)
 
 
