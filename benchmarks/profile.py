@@ -154,6 +154,8 @@ class Counters(NamedTuple):
     reads: int
     """Calls; sockets are read by read(2) here."""
     writes: int
+    faults: int
+    """Pages that were touched for the first time; none was read from a disk."""
 
     @classmethod
     def of(cls, pid: int) -> "Counters":
@@ -161,7 +163,8 @@ class Counters(NamedTuple):
         directory = Path(f"/proc/{pid}")
         fields = (directory / "stat").read_text().rpartition(")")[2].split()
         io = dict(line.split(": ") for line in (directory / "io").read_text().splitlines())
-        return cls(int(fields[11]), int(fields[12]), int(io["syscr"]), int(io["syscw"]))
+        user, system, faults = (int(fields[number]) for number in (11, 12, 7))
+        return cls(user, system, int(io["syscr"]), int(io["syscw"]), faults)
 
 
 def measured(case: Case, server: Server, running: Origin, rounds: int) -> Cost:

@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 from tarstream.errors import ObjectChanged
 from tarstream.layout import STEP, Late, Listing, Member, Source, is_strong
 from tarstream.memory import Memory
+from tarstream.portion import Portion
 
 try:
     from isal.isal_zlib import crc32  # ten times as fast
@@ -118,6 +119,7 @@ class Unsent:
 
     def __init__(self, digests: Sequence[Digest]) -> None:
         self.position = 0
+        self.portion = Portion()
         self.digests = digests
 
     def splice(self) -> None:

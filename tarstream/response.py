@@ -12,7 +12,7 @@ from tarstream.conditional import Selection
 from tarstream.disposition import content_disposition, file_name
 from tarstream.formats import KINDS
 from tarstream.query import ArchiveRequest
-from tarstream.splice import Descriptor, Pipe, Splice, is_plain
+from tarstream.splice import Descriptor, Pipe, Splice, available, is_plain
 
 try:
     from fcntl import ioctl
@@ -76,7 +76,7 @@ class WatchedResponse(web.StreamResponse):
     def splice(self) -> Splice | None:
         """Sends what is in a pipe as `send` does a chunk, where nothing has to be done to it."""
         transport, writer = self._request.transport, self._request.writer
-        if self.content_length is None or not is_plain(transport):
+        if self.content_length is None or not is_plain(transport) or not available():
             return None
         # What aiohttp counts, so that it knows how the body ended.
         if not isinstance(getattr(writer, "length", None), int) or not hasattr(

@@ -124,8 +124,8 @@ def _available() -> bool:
 
 
 def is_plain(transport: asyncio.BaseTransport | None) -> bool:
-    """Whether the bytes of a transport are those of a TCP socket that can be spliced."""
-    if transport is None or transport.is_closing() or not available():
+    """Whether the bytes of a transport are those of a TCP socket, as they are."""
+    if transport is None or transport.is_closing():
         return False
     if transport.get_extra_info("sslcontext") or transport.get_extra_info("ssl_object"):
         return False

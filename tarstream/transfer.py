@@ -17,6 +17,7 @@ from tarstream.digests import Digest, Digests, Unsent
 from tarstream.errors import ObjectChanged, OriginBroken, TarstreamError
 from tarstream.layout import Content, Late, Listing, Member, Piece
 from tarstream.observer import Observer
+from tarstream.portion import Portion
 from tarstream.splice import Pipe, Splice
 from tarstream.stores.base import Body, Store
 from tarstream.stores.limit import Ahead, Slots
@@ -72,6 +73,7 @@ class Transfer:
 
     def __init__(self, pieces: Iterator[Piece], digests: Digests, supply: Supply) -> None:
         self.position = 0
+        self.portion = Portion()
         self.repairs = 0
         self.client_splice: Callable[[], Splice | None] = lambda: None
         """As `Sink.splice`; to be set by `begin`."""
@@ -260,16 +262,12 @@ class Transfer:
         return piece
 
     def _append(self, piece: Piece) -> None:
-        if isinstance(piece, bytes):
-            self._queue.append(piece)
-            self._pulled += len(piece)
-            return
-        if isinstance(piece, Late):
-            self._queue.append(piece)
-        else:
+        if isinstance(piece, Content):
             self._next = _Opening(piece, self._pulled)
             self._queue.append(self._next)
-        self._pulled += piece.stop - piece.start
+        else:
+            self._queue.append(piece)
+        self._pulled += len(piece) if isinstance(piece, bytes) else piece.stop - piece.start
 
     async def _look_ahead(self) -> None:
         """Open members that begin within reach, as long as there is room for them."""

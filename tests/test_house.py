@@ -40,6 +40,7 @@ FLOORS = [
         "layout",
         "log",
         "names",
+        "portion",
         "proxies",
         "signing",
         "width",

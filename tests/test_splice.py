@@ -1,6 +1,7 @@
-"""Large members that the kernel moves: the same bytes, and the same promises, as the ordinary path.
+"""Large members that pass by aiohttp: the same bytes and promises as those that it reads.
 
-Which path was taken is what `/metrics` says of it. Each scenario runs on asyncio and on uvloop.
+Whether the kernel moves them is what `/metrics` says. Each scenario runs on asyncio and on uvloop,
+and those of what fails with contents that are read, too.
 """
 
 import asyncio
@@ -33,7 +34,7 @@ from made import Made
 from origin import Origin
 from prometheus_client.parser import text_string_to_metric_families
 
-from tarstream import splice
+from tarstream import portion, splice
 from tarstream.response import WatchedResponse
 from tarstream.splice import Pipe
 from tarstream.stores import bypass
@@ -49,7 +50,8 @@ READ_BEFORE = 512 * KIB  # bytes, at most, that aiohttp has read of a member bef
 class World:
     """An origin, gateways in front of it, and who asks them."""
 
-    def __init__(self, origin, directory, stack):
+    def __init__(self, origin, directory, stack, *, zero_copy=True):
+        self.zero_copy = zero_copy
         self.origin = origin
         self.directory = directory
         self._stack = stack
@@ -62,6 +64,7 @@ class World:
         if entries is not None:
             catalog = {"kind": "file", "path": write_catalog(self.directory / "catalog", entries)}
         allow = sections.pop("allow", [self.origin.root])
+        sections.setdefault("server", {"zero_copy": self.zero_copy})
         self.gateway = await self._stack.enter_async_context(running(catalog, allow, **sections))
         self.http = await self._stack.enter_async_context(
             aiohttp.ClientSession(auto_decompress=False)
@@ -86,6 +89,11 @@ class World:
 
     async def spliced(self):
         return await self.number("spliced_bytes_total")
+
+    async def assert_moved(self, condition):
+        """The kernel has moved as much as it had to, or nothing where contents are read."""
+        spliced = await self.spliced()
+        assert condition(spliced) if self.zero_copy else spliced == 0
 
     def tar(self, *ids):
         """The archive by the standard library; and where the contents of each member begin."""
@@ -127,25 +135,33 @@ def number_in(text, name, labels):
     raise AssertionError(name)
 
 
-def on_both_loops(scenario):
+def on_both_loops(scenario, ways=(True,)):
     """Run a scenario in a world of its own, once on each event loop."""
     loops = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
     names = [name for name in inspect.signature(scenario).parameters if name != "world"]
 
-    async def run(directory, arguments):
+    async def run(directory, zero_copy, arguments):
         async with AsyncExitStack() as stack:
             origin = await stack.enter_async_context(Origin())
-            await scenario(World(origin, directory, stack), **arguments)
+            await scenario(World(origin, directory, stack, zero_copy=zero_copy), **arguments)
 
-    def test(tmp_path, loop, **arguments):
+    def test(tmp_path, loop, zero_copy, **arguments):
         with asyncio.Runner(loop_factory=loops[loop]) as runner:
-            runner.run(run(tmp_path, arguments))
+            runner.run(run(tmp_path, zero_copy, arguments))
 
     functools.update_wrapper(test, scenario)
     parameters = [inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY) for n in names]
-    given = [inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY) for n in ("tmp_path", "loop")]
+    names = ("tmp_path", "loop", "zero_copy")
+    given = [inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY) for n in names]
     test.__signature__ = inspect.Signature(given + parameters)
+    ids = {True: "spliced", False: "read"}
+    test = pytest.mark.parametrize("zero_copy", ways, ids=ids.get)(test)
     return pytest.mark.parametrize("loop", loops)(test)
+
+
+def in_both_ways(scenario):
+    """With contents that the kernel moves, and with contents that are read, too."""
+    return on_both_loops(scenario, ways=(True, False))
 
 
 def assert_spliced(spliced, *sizes):
@@ -187,7 +203,7 @@ async def test_ranges_are_moved_by_the_kernel_too(world):
         assert_spliced(await world.spliced() - before, content)
 
 
-@on_both_loops
+@in_both_ways
 async def test_two_archives_at_once_get_their_own_bytes(world):
     await world.start()
     lists = [["large", "other"], ["other", "large"], ["small", "large"]]
@@ -212,7 +228,7 @@ async def test_the_clients_connection_is_used_again(world):
     assert_spliced(await world.spliced(), *[LARGE.size] * 3)
 
 
-@on_both_loops
+@in_both_ways
 async def test_aiohttp_knows_how_many_bytes_went(world):
     """It counts what is written; one that compares at the end must find all of it."""
     counted = []
@@ -312,7 +328,7 @@ async def test_whoever_had_a_connection_before_does_not_read_from_it(world):
     assert tiny.connection == huge.connection
 
 
-@on_both_loops
+@in_both_ways
 async def test_what_failed_before_its_turn_is_repaired(world):
     """An origin that stalls is noticed while a member that was opened ahead waits for its turn."""
     world.origin.objects["/large"].faults.append(faults.stall(at=10_000, times=1))
@@ -411,7 +427,7 @@ BREAKS = [1, 700_000, 2 * MIB + 1, LARGE.size - splice.TAIL, LARGE.size - 1]
 
 @pytest.mark.parametrize("kind", [faults.fin, faults.rst])
 @pytest.mark.parametrize("at", BREAKS)
-@on_both_loops
+@in_both_ways
 async def test_what_breaks_off_is_repaired_where_it_broke(world, kind, at):
     world.origin.objects["/large"].faults.append(kind(at=at, times=1))
     await world.start()
@@ -424,10 +440,11 @@ async def test_what_breaks_off_is_repaired_where_it_broke(world, kind, at):
     # Nothing was asked for twice, and nothing is missing.
     assert await world.number("received_bytes_total") == LARGE.size + OTHER.size + SMALL.size
     longest = max(at, LARGE.size - at)
-    assert await world.spliced() >= OTHER.size + longest - 2 * (splice.TAIL + READ_BEFORE)
+    least = OTHER.size + longest - 2 * (splice.TAIL + READ_BEFORE)
+    await world.assert_moved(lambda spliced: spliced >= least)
 
 
-@on_both_loops
+@in_both_ways
 async def test_an_origin_that_breaks_off_again_and_again_is_repaired_each_time(world):
     for at in range(500_000, LARGE.size, 500_000):
         world.origin.objects["/large"].faults.append(faults.fin(at=at, times=1))
@@ -438,7 +455,7 @@ async def test_an_origin_that_breaks_off_again_and_again_is_repaired_each_time(w
     assert await world.number("repairs_total", cause="broken") == LARGE.size // 500_000
 
 
-@on_both_loops
+@in_both_ways
 async def test_an_origin_that_stalls_is_asked_again_after_read_timeout(world):
     world.origin.objects["/large"].faults.append(faults.stall(at=2 * MIB, times=1))
     await world.start(upstream={"read_timeout": 0.3})
@@ -449,7 +466,7 @@ async def test_an_origin_that_stalls_is_asked_again_after_read_timeout(world):
     assert world.origin.asked("/large")[1].headers["range"].startswith(f"bytes={2 * MIB}-")
 
 
-@on_both_loops
+@in_both_ways
 async def test_an_origin_that_stalls_is_given_up_when_patience_ends(world):
     """It counts from the last byte, and the end is inside contents, after all that came."""
     world.origin.objects["/large"].faults.append(faults.stall(at=2 * MIB))
@@ -461,7 +478,7 @@ async def test_an_origin_that_stalls_is_given_up_when_patience_ends(world):
     assert body == whole[: places["large"] + 2 * MIB]
 
 
-@on_both_loops
+@in_both_ways
 async def test_patience_counts_from_the_last_byte(world):
     world.origin.objects["/large"].faults.append(faults.drip(0.05, 150_000, at=2 * MIB))
     await world.start(upstream={"patience": 0.5})
@@ -471,7 +488,7 @@ async def test_patience_counts_from_the_last_byte(world):
     assert len(world.origin.asked("/large")) == 1
 
 
-@on_both_loops
+@in_both_ways
 async def test_an_origin_that_drips_is_asked_again(world):
     world.origin.objects["/large"].faults.append(faults.drip(0.05, at=2 * MIB, times=1))
     await world.start(upstream={"read_timeout": 0.4, "min_rate": 10_000})
@@ -481,7 +498,7 @@ async def test_an_origin_that_drips_is_asked_again(world):
     assert await world.number("repairs_total", cause="slow") == 1
 
 
-@on_both_loops
+@in_both_ways
 async def test_more_bytes_than_promised_are_nobodys(world):
     world.origin.objects["/large"].faults.append(faults.extra(b"x" * 100_000))
     await world.start()
@@ -490,7 +507,7 @@ async def test_more_bytes_than_promised_are_nobodys(world):
     assert body == world.tar("large", "other")[0]
 
 
-@on_both_loops
+@in_both_ways
 async def test_what_changed_is_never_continued(world):
     """All that came of the first version was passed on, and not a byte of the other."""
     at = 2 * MIB + 1
@@ -502,7 +519,7 @@ async def test_what_changed_is_never_continued(world):
     whole, places = world.tar("large")
     assert broken
     assert body == whole[: places["large"] + at]
-    assert at - READ_BEFORE <= await world.spliced() <= at
+    await world.assert_moved(lambda spliced: at - READ_BEFORE <= spliced <= at)
 
 
 # Clients, and the end of the process
@@ -512,7 +529,7 @@ def descriptors():
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-@on_both_loops
+@in_both_ways
 async def test_a_client_that_leaves_leaves_nothing_behind(world):
     """Its origin is not asked again."""
     world.origin.add("/huge", Made(64 * MIB))
@@ -522,7 +539,7 @@ async def test_a_client_that_leaves_leaves_nothing_behind(world):
     before = descriptors()
     for _ in range(3):
         sock = await world.connect("huge")
-        await wait_for(world, "spliced_bytes_total", lambda n: n > 2 * MIB)
+        await wait_for(world, "sent_bytes_total", lambda n: n > 2 * MIB)
         await settled(world)
         sock.close()
         await wait_for(world, "archives_in_flight", lambda n: n == 0)
@@ -534,7 +551,7 @@ async def test_a_client_that_leaves_leaves_nothing_behind(world):
     assert body == world.tar("large")[0]
 
 
-@on_both_loops
+@in_both_ways
 async def test_a_client_that_stalls_is_ended_and_holds_little_until_then(world):
     world.origin.add("/huge", Made(64 * MIB))
     await world.start(limits={"stall_timeout": 1})
@@ -546,7 +563,7 @@ async def test_a_client_that_stalls_is_ended_and_holds_little_until_then(world):
     assert await world.number("archives_in_flight") == 0
 
 
-@on_both_loops
+@in_both_ways
 async def test_a_slow_client_has_stalled_only_when_it_takes_nothing(world):
     await world.start(limits={"stall_timeout": 0.5})
     sock = await world.connect("large")
@@ -559,10 +576,10 @@ async def test_a_slow_client_has_stalled_only_when_it_takes_nothing(world):
     while len(body) < stop:
         body += await asyncio.wait_for(loop.sock_recv(sock, MIB), 10)
     assert body.endswith(whole)
-    assert await world.spliced() > MIB
+    await world.assert_moved(lambda spliced: spliced > MIB)
 
 
-@on_both_loops
+@in_both_ways
 async def test_what_is_cut_at_shutdown_is_a_prefix_that_ends_inside_contents(world):
     world.origin.objects["/large"].faults.append(faults.stall(at=3 * MIB))
     await world.start()
@@ -601,6 +618,29 @@ async def test_it_may_be_switched_off(world):
     _, body, _ = await world.get("large")
     assert body == world.tar("large")[0]
     assert await world.spliced() == 0
+
+
+@pytest.mark.parametrize(("slow", "most"), [(60, portion.MOST), (-1, portion.LEAST)])
+@on_both_loops
+async def test_it_is_read_in_pieces_that_its_client_takes_fast(world, slow, most):
+    world.origin.add("/huge", Made(24 * MIB, seed=4))
+    wanted = []
+
+    def read(descriptor, size):
+        wanted.append(size)
+        return os.read(descriptor, size)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bypass, "os", SimpleNamespace(read=read))
+        patch.setattr(portion, "SLOW", slow)
+        await world.start(server={"zero_copy": False})
+        _, body, _ = await world.get("huge", "large", "small")
+    assert body == world.tar("huge", "large", "small")[0]
+    assert wanted[0] == portion.LEAST
+    assert max(wanted) == most
+    # Connections that were read past aiohttp are closed: no other request was on them.
+    used = [each.connection for id_ in ("huge", "large") for each in world.origin.asked(f"/{id_}")]
+    assert len(set(used)) == 2
 
 
 @pytest.mark.parametrize("format_", ["zip", "tar.gz", "tar.zst"])

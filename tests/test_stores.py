@@ -14,6 +14,7 @@ from made import Made
 from origin import Object, Origin
 
 from tarstream.errors import ObjectChanged, ObjectMissing, OriginBroken
+from tarstream.portion import Portion
 from tarstream.stores import STORES, Upstream, open_stores
 from tarstream.stores.base import ObjectMeta, Store
 from tarstream.stores.file import FileStore
@@ -36,6 +37,7 @@ class Sink:
     def __init__(self) -> None:
         self.chunks: list[bytes] = []
         self.position = 7  # what other bodies brought
+        self.portion = Portion()
         self.flushes: list[int] = []  # the position at each
         self.repairs: list[Exception] = []
         self.gate = asyncio.Event()

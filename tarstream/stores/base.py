@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 
 from tarstream.errors import OriginBroken
 from tarstream.layout import Source
+from tarstream.portion import Portion
 from tarstream.splice import Splice
 
 _ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://([^/?#\\]*)", re.IGNORECASE)
@@ -33,6 +34,10 @@ class Sink(Protocol):
     @property
     def position(self) -> int:
         """Bytes taken so far; counts on over several bodies."""
+
+    @property
+    def portion(self) -> Portion:
+        """How much to give at a time, where a body can choose; the same over several of them."""
 
     def splice(self) -> Splice | None:
         """Takes what is in a pipe, as `write` does a chunk; None where contents must be seen.

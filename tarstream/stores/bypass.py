@@ -1,4 +1,7 @@
-"""A body that the kernel moves, once aiohttp has read the headers of its answer.
+"""A large body that passes by aiohttp, once that has read the headers of its answer.
+
+The kernel moves it where the sink lets it. Else it is read here, in as large pieces as its client
+takes: aiohttp would copy it three times where one will do, and read 250 KiB for every client.
 
 Its connection is of no use to anybody afterwards, and is closed.
 """
@@ -12,15 +15,24 @@ from aiohttp.client_proto import ResponseHandler
 
 from tarstream.errors import OriginBroken, OriginTimeout
 from tarstream.observer import Observer
-from tarstream.splice import TAIL, Descriptor, Pipe, Splice, is_plain
+from tarstream.portion import MOST
+from tarstream.splice import TAIL, Descriptor, Pipe, is_plain
 from tarstream.stores.base import Sink
 from tarstream.stores.exchange import Answer
 
 PROTOCOL = ("transport", "pause_reading", "read_timeout")
 """What is used of aiohttp's protocol of a connection, beside `total_bytes` of its contents."""
 
+READ = 4 * 1024 * 1024
+"""Bytes of a body from which on it costs less to read it here than to leave it to aiohttp, in spite
+of the connection. It is `splice.LARGE` where the kernel moves it."""
 
-async def bypass(answer: Answer, left: int, sink: Sink, splice: Splice, observer: Observer) -> int:
+# glibc gives large blocks back to the kernel, which clears the pages of the next one: that costs as
+# much as all the rest. Those that are not larger than one that was freed before, it keeps.
+bytes(2 * MOST)
+
+
+async def bypass(answer: Answer, left: int, sink: Sink, observer: Observer) -> int:
     """Move a body of which `left` bytes are missing, and after which nothing else may come.
 
     How many are left for aiohttp to read: all that could not be moved so, where that could not be.
@@ -29,14 +41,17 @@ async def bypass(answer: Answer, left: int, sink: Sink, splice: Splice, observer
     if protocol is None or not is_plain(protocol.transport) or answer.content.exception():
         return left
     assert protocol.transport is not None
+    splice = sink.splice()
+    if splice is None and left < READ:
+        return left
     with ExitStack() as stack:
         try:
-            between = stack.enter_context(closing(Pipe()))
+            between = stack.enter_context(closing(Pipe())) if splice else None
             source = stack.enter_context(closing(Descriptor(protocol.transport)))
         except OSError:  # there are too many of them
             return left
         chunk = stack.enter_context(_taken_over(answer, protocol))
-        read = answer.content.total_bytes
+        read, now = answer.content.total_bytes, asyncio.get_running_loop().time
         if chunk:
             observer.received(len(chunk))
             left -= len(chunk)
@@ -48,7 +63,12 @@ async def bypass(answer: Answer, left: int, sink: Sink, splice: Splice, observer
                 # What came since is not what follows. Nothing of it was sent: it is asked for anew.
                 raise OriginBroken("its connection was read by two")
             left -= came
-            await (sink.write(chunk) if chunk else splice(between))
+            if chunk:
+                began = now()
+                await sink.write(chunk)
+                sink.portion.taken(came, now() - began)
+            elif splice and between:
+                await splice(between)
             await asyncio.sleep(0)  # where both sides are fast nothing else waits for anybody
     return 0
 
@@ -69,15 +89,15 @@ def _taken_over(answer: Answer, protocol: ResponseHandler) -> Iterator[bytes]:
 
 
 async def _draw(
-    source: Descriptor, left: int, between: Pipe, sink: Sink, read_timeout: float | None
+    source: Descriptor, left: int, between: Pipe | None, sink: Sink, read_timeout: float | None
 ) -> tuple[int, bytes]:
-    """Take what has come: into the pipe, or the last bytes themselves. How many these are."""
+    """Take what has come: into a pipe but for the last bytes, or themselves. How many these are."""
     while True:
         try:
-            if left > TAIL:
+            if between and left > TAIL:
                 came, chunk = between.fill(source.number, left - TAIL), b""
             else:
-                chunk = os.read(source.number, left)
+                chunk = os.read(source.number, min(left, sink.portion.size))
                 came = len(chunk)
         except BlockingIOError:
             await sink.flush()

@@ -192,9 +192,8 @@ class _HttpBody:
         """Opened is ready."""
 
     async def copy_to(self, sink: Sink) -> None:
-        splice = sink.splice() if self._bare and self._left >= LARGE else None
-        if splice is not None:
-            self._left = await bypass(self._answer, self._left, sink, splice, self._observer)
+        if self._bare and self._left >= LARGE:
+            self._left = await bypass(self._answer, self._left, sink, self._observer)
         while self._left:
             chunk = await self._read(sink)
             if not chunk:

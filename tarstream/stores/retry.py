@@ -13,6 +13,7 @@ from typing import NamedTuple, Self
 
 from tarstream.errors import OriginBroken, OriginTimeout
 from tarstream.layout import Source, is_strong
+from tarstream.portion import Portion
 from tarstream.splice import Pipe, Splice
 from tarstream.stores.base import Body, ObjectMeta, Sink, Store
 
@@ -200,6 +201,10 @@ class _Watched:
     @property
     def position(self) -> int:
         return self._sink.position
+
+    @property
+    def portion(self) -> Portion:
+        return self._sink.portion
 
     def splice(self) -> Splice | None:
         splice = self._sink.splice()

@@ -108,7 +108,7 @@ GUARDS = {
     "spliced-tail": Guard(
         "what the kernel moves ends where a member does, and nothing tells that more was to come",
         (
-            Edit("tarstream.stores.bypass", "if left > TAIL:", "if left:"),
+            Edit("tarstream.stores.bypass", "if between and left > TAIL:", "if between:"),
             Edit("tarstream.stores.bypass", "left - TAIL), b", "left), b"),
             Edit(
                 "tarstream.transfer",
