@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import faults
 import pytest
+from aiohttp import ClientPayloadError
 from answer import Object
 from gateway import ROOT, free_port, process, raw
 from origin import Made
@@ -18,6 +19,7 @@ from tarstream import log
 from tarstream.app import Gateway, runner_of
 from tarstream.catalogs.template import TemplateCatalog, TemplateSettings
 from tarstream.config import Settings, Upstream
+from tarstream.response import WatchedResponse
 from tarstream.transfer import Transfer
 
 PROMISED = {
@@ -368,6 +370,24 @@ async def test_a_line_of_json(origin, tmp_path):
     )
     assert (archive["sent"], archive["of"], archive["outcome"]) == (2048, 2048, "complete")
     assert (refused["message"], refused["status"], refused["ids"]) == ("refused", 502, ["\n"])
+
+
+async def test_what_is_written_to_a_client_that_left_causes_no_traceback(
+    client, gateway, origin, caplog, monkeypatch
+):
+    """Before aiohttp has noticed, and cancelled the handler."""
+    send = WatchedResponse.send
+
+    async def sent(self, data):
+        await send(self, data)
+        raise ConnectionResetError("Cannot write to closing transport")
+
+    monkeypatch.setattr(WatchedResponse, "send", sent)
+    with pytest.raises(ClientPayloadError):
+        async with client.get(gateway.url(["b"])) as response:
+            await response.read()
+    assert (await line(origin, caplog)).fields["outcome"] == "client left"
+    assert [record for record in caplog.records if record.levelno > logging.INFO] == []
 
 
 async def test_clients_that_leave_cause_no_traceback(origin, tmp_path):

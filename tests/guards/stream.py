@@ -367,7 +367,7 @@ STREAM = (
                 "if begun is not None or not isinstance(error, expected):",
             ),
         ),
-        ("test_access_log.py::test_clients_that_leave_cause_no_traceback",),
+        ("test_access_log.py::test_what_is_written_to_a_client_that_left_causes_no_traceback",),
     ),
     Guard(
         "not-http-is-no-error",
