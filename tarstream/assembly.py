@@ -12,6 +12,7 @@ from tarstream.config import Settings
 from tarstream.digests import DigestKey
 from tarstream.memory import LocalMemory
 from tarstream.metrics import Metrics
+from tarstream.portion import keep_memory
 from tarstream.resolve import Limits, Resolver
 from tarstream.stores import Upstream, open_stores
 from tarstream.stores.credentials import Credentials
@@ -68,4 +69,5 @@ async def open_archives(
         reach = Reach(upstream.ahead, upstream.ahead_bytes)
         remembered: LocalMemory[DigestKey, str] = LocalMemory(inf, limit=_DIGESTS)
         supply = Supply(store, slots, reach, metrics, settings.server.zero_copy)
+        keep_memory()
         yield Archives(resolver, supply, remembered, settings.zip.reread_bytes)

@@ -6,15 +6,14 @@ What was read and not taken yet is held for it, while each piece costs the same 
 LEAST = 128 * 1024
 """Bytes for a client of which nothing is known, or that is slow."""
 
-MOST = 1024 * 1024
-"""Bytes for one that is fast."""
-
-SLOW = 0.05
-"""Seconds in which a client takes what it is given, or is slow."""
+MOST = 512 * 1024
+"""Bytes for one that is fast. Others wait for their turn while a piece is read and seen."""
 
 TRUST = 16 * 1024 * 1024
-"""Bytes after which one that was never slow is fast: sockets take several MiB for one that reads
-nothing, at once."""
+"""Bytes that a fast client takes ..."""
+
+SECONDS = 8
+"""... before it was waited for so long. Sockets take several MiB for one that reads nothing."""
 
 
 class Portion:
@@ -23,9 +22,27 @@ class Portion:
     def __init__(self) -> None:
         self.size = LEAST
         """Bytes."""
-        self._trusted = 0
+        self._forget()
 
     def taken(self, size: int, seconds: float) -> None:
-        """Count a piece that the client took, and learn from how long that was."""
-        self._trusted = 0 if seconds > SLOW else self._trusted + size
-        self.size = MOST if self._trusted >= TRUST else LEAST
+        """Count bytes that the client took, and how long that was waited for."""
+        self._bytes += size
+        self._seconds += seconds
+        if self._seconds > SECONDS:
+            self.size = LEAST
+            self._forget()
+        elif self._bytes >= TRUST:
+            self.size = MOST
+            self._forget()
+
+    def _forget(self) -> None:
+        self._bytes, self._seconds = 0, 0.0
+
+
+def keep_memory() -> None:
+    """Have a process keep the memory of pieces; for who owns the process.
+
+    glibc gives large blocks back to the kernel, which clears the pages of the next one: that costs
+    as much as all the rest. Those that are not larger than one that was freed before, it keeps.
+    """
+    bytes(2 * MOST)

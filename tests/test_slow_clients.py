@@ -21,7 +21,9 @@ STALLED = 1000
 ACTIVE = 100
 ALLOWED = 640 * MIB  # above idle, for all of them together
 EACH = 0.4 * MIB  # of those that are stalled; measured: 0.13 and, on the ordinary path, 0.24
+EACH_FAST = 0.9 * MIB  # of those that were fast before; measured: 0.6
 
+FAST = 24 * MIB  # what is taken by who is known to be fast
 BIG = 64 * MIB  # more than all sockets on the way hold
 SMALL = [Made(2 * MIB, seed) for seed in range(4)]
 
@@ -70,14 +72,19 @@ async def stalled_clients(crowd, usage, number=STALLED):
     """
     clients = await crowd.ask_all([archive_path(["big"])] * number)
     await until(lambda: all(client.unread for client in clients), 100)
+    await settled(usage)
+    return clients
+
+
+async def settled(usage):
+    """Wait until the gateway's processor time stands still."""
     used = [-1.0]
 
-    def settled():
+    def stands():
         used.append(usage.processor)
         return used[-1] - used[-2] < 0.1 and used[-2] >= 0
 
-    await until(settled, often=0.5)
-    return clients
+    await until(stands, often=0.5)
 
 
 async def active_clients(crowd):
@@ -141,6 +148,28 @@ async def test_stalled_clients_hold_up_nobody_and_leave_nothing_behind(origin, r
             f"first byte p50 {quantile([c.first_byte for c in clients], 0.5):.3f} s, "
             f"p99 {quantile([c.first_byte for c in clients], 0.99):.3f} s"
         )
+
+
+async def test_clients_that_were_fast_before_they_stalled(origin, running):
+    """They hold more: what is read at a time for a client that is fast."""
+    loop = asyncio.get_running_loop()
+
+    async def stalls(crowd):
+        client = await crowd.ask(archive_path(["big"]))
+        left = FAST
+        while left > 0:
+            left -= len(await loop.sock_recv(client.socket, MIB))
+
+    with running(600, "false") as (gateway, usage), Crowd(gateway.port) as crowd:
+        await active_clients(crowd)
+        await until(lambda: origin.connections == 0)
+        before = await usage.held()
+        await asyncio.gather(*(stalls(crowd) for _ in range(ACTIVE)))
+        await until(lambda: usage.archives == ACTIVE)
+        await settled(usage)
+        each = (usage.memory - before.memory) / ACTIVE
+        measured(f"{ACTIVE} clients stalled after {FAST / MIB:.0f} MiB: {each / MIB:.2f} MiB each")
+        assert each <= EACH_FAST
 
 
 async def test_stall_timeout_ends_all_of_them(origin, running):

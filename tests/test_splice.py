@@ -620,10 +620,9 @@ async def test_it_may_be_switched_off(world):
     assert await world.spliced() == 0
 
 
-@pytest.mark.parametrize(("slow", "most"), [(60, portion.MOST), (-1, portion.LEAST)])
-@on_both_loops
-async def test_it_is_read_in_pieces_that_its_client_takes_fast(world, slow, most):
-    world.origin.add("/huge", Made(24 * MIB, seed=4))
+@contextmanager
+def reads():
+    """What is asked of sockets that are read past aiohttp, in bytes."""
     wanted = []
 
     def read(descriptor, size):
@@ -632,7 +631,15 @@ async def test_it_is_read_in_pieces_that_its_client_takes_fast(world, slow, most
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bypass, "os", SimpleNamespace(read=read))
-        patch.setattr(portion, "SLOW", slow)
+        yield wanted
+
+
+@pytest.mark.parametrize(("seconds", "most"), [(60, portion.MOST), (-1, portion.LEAST)])
+@on_both_loops
+async def test_it_is_read_in_pieces_that_its_client_takes_fast(world, seconds, most):
+    world.origin.add("/huge", Made(24 * MIB, seed=4))
+    with reads() as wanted, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(portion, "SECONDS", seconds)
         await world.start(server={"zero_copy": False})
         _, body, _ = await world.get("huge", "large", "small")
     assert body == world.tar("huge", "large", "small")[0]
@@ -641,6 +648,39 @@ async def test_it_is_read_in_pieces_that_its_client_takes_fast(world, slow, most
     # Connections that were read past aiohttp are closed: no other request was on them.
     used = [each.connection for id_ in ("huge", "large") for each in world.origin.asked(f"/{id_}")]
     assert len(set(used)) == 2
+
+
+@on_both_loops
+async def test_who_becomes_slow_is_given_little_again(world):
+    world.origin.add("/huge", Made(64 * MIB, seed=4))
+    with reads() as wanted, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(portion, "SECONDS", 0.4)
+        patch.setattr(portion, "TRUST", MIB)
+        await world.start(server={"zero_copy": False})
+        sock = await world.connect("huge")
+        whole, _ = world.tar("huge")
+        early = bytearray()
+        while portion.MOST not in wanted:
+            early += await asyncio.wait_for(asyncio.get_running_loop().sock_recv(sock, MIB), 10)
+        await settled(world)
+        await asyncio.sleep(0.5)
+        known = len(wanted)
+        while portion.LEAST not in wanted[known:]:
+            early += await asyncio.wait_for(asyncio.get_running_loop().sock_recv(sock, MIB), 10)
+        assert (await received(sock, len(whole), early=early)).endswith(whole)
+
+
+@on_both_loops
+async def test_less_than_a_new_connection_is_worth_is_read_by_aiohttp(world):
+    await world.start(server={"zero_copy": False})
+    with reads() as wanted:
+        for _ in range(2):
+            _, body, _ = await world.get("other")
+            assert body == world.tar("other")[0]
+    assert OTHER.size < bypass.READ < LARGE.size
+    assert wanted == []
+    first, second = world.origin.asked("/other")
+    assert first.connection == second.connection
 
 
 @pytest.mark.parametrize("format_", ["zip", "tar.gz", "tar.zst"])
@@ -727,13 +767,28 @@ assert len(os.listdir("/proc/self/fd")) <= 4
 
 
 @on_both_loops
-async def test_no_pipe_to_be_had_is_no_failure(world):
-    with pytest.MonkeyPatch.context() as patch:
+async def test_where_no_pipe_is_to_be_had_it_is_read(world):
+    with pytest.MonkeyPatch.context() as patch, reads() as wanted:
         patch.setattr(splice, "PIPE", 2**31 - 1)  # more than anybody gets
+        await world.start()
+        _, body, _ = await world.get("large", "other")
+        assert body == world.tar("large", "other")[0]
+        assert await world.spliced() == 0
+    assert sum(wanted) >= LARGE.size - READ_BEFORE
+
+
+@on_both_loops
+async def test_where_no_descriptor_is_to_be_had_aiohttp_reads_it(world):
+    def none(_):
+        raise OSError(errno.EMFILE, "too many")
+
+    with pytest.MonkeyPatch.context() as patch, reads() as wanted:
+        patch.setattr(bypass, "Descriptor", none)
         await world.start()
         _, body, _ = await world.get("large")
         assert body == world.tar("large")[0]
         assert await world.spliced() == 0
+    assert wanted == []
 
 
 @on_both_loops

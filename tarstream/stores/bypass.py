@@ -15,7 +15,6 @@ from aiohttp.client_proto import ResponseHandler
 
 from tarstream.errors import OriginBroken, OriginTimeout
 from tarstream.observer import Observer
-from tarstream.portion import MOST
 from tarstream.splice import TAIL, Descriptor, Pipe, is_plain
 from tarstream.stores.base import Sink
 from tarstream.stores.exchange import Answer
@@ -27,10 +26,6 @@ READ = 4 * 1024 * 1024
 """Bytes of a body from which on it costs less to read it here than to leave it to aiohttp, in spite
 of the connection. It is `splice.LARGE` where the kernel moves it."""
 
-# glibc gives large blocks back to the kernel, which clears the pages of the next one: that costs as
-# much as all the rest. Those that are not larger than one that was freed before, it keeps.
-bytes(2 * MOST)
-
 
 async def bypass(answer: Answer, left: int, sink: Sink, observer: Observer) -> int:
     """Move a body of which `left` bytes are missing, and after which nothing else may come.
@@ -41,12 +36,12 @@ async def bypass(answer: Answer, left: int, sink: Sink, observer: Observer) -> i
     if protocol is None or not is_plain(protocol.transport) or answer.content.exception():
         return left
     assert protocol.transport is not None
-    splice = sink.splice()
-    if splice is None and left < READ:
-        return left
     with ExitStack() as stack:
+        splice = sink.splice()
+        between = _pipe(stack) if splice else None
+        if between is None and left < READ:
+            return left
         try:
-            between = stack.enter_context(closing(Pipe())) if splice else None
             source = stack.enter_context(closing(Descriptor(protocol.transport)))
         except OSError:  # there are too many of them
             return left
@@ -67,10 +62,17 @@ async def bypass(answer: Answer, left: int, sink: Sink, observer: Observer) -> i
                 began = now()
                 await sink.write(chunk)
                 sink.portion.taken(came, now() - began)
-            elif splice and between:
+            elif splice and between:  # as it is where there is no chunk
                 await splice(between)
             await asyncio.sleep(0)  # where both sides are fast nothing else waits for anybody
     return 0
+
+
+def _pipe(stack: ExitStack) -> Pipe | None:
+    try:
+        return stack.enter_context(closing(Pipe()))
+    except OSError:  # there are too many of them
+        return None
 
 
 @contextmanager

@@ -393,6 +393,12 @@ STREAM = (
         (Edit(_HTTP, "self._answer.hold()", "pass"),),
         ("test_guarded_stream.py::test_little_is_held_for_a_client_that_stopped_reading",),
     ),
+    Guard(
+        "slow-again",
+        "a client that was fast is given as much at a time when it has become slow",
+        (Edit("tarstream/stores/bypass.py", "now() - began", "0.0"),),
+        ("test_splice.py::test_who_becomes_slow_is_given_little_again",),
+    ),
     # The end of the process
     Guard(
         "drain",
