@@ -19,7 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks import report as reports
-from benchmarks.cases import GIB, Case, cases
+from benchmarks.cases import GIB, LONG, Case, cases
 from benchmarks.figures import Report, Result
 from benchmarks.measure import measured
 from benchmarks.origin import ROOT, origin
@@ -151,10 +151,11 @@ def _tell(what: str) -> None:
 
 
 def _cases(arguments: argparse.Namespace) -> list[Case]:
+    left_out = LONG if arguments.quick else ()
     return [
         case
         for case in cases(quick=arguments.quick)
-        if not arguments.case or case.name in arguments.case
+        if (case.name in arguments.case if arguments.case else case.name not in left_out)
     ]
 
 

@@ -148,7 +148,8 @@ async def test_the_end_of_many_members_is_asked_for_alone(many, client):
     origin, gateway, ids = many
     url = f"http://127.0.0.1:{gateway.port}/archive"
     # As many ids as a URL takes, then the very last bytes of the last member.
-    few = ids[50_000:51_500]
+    numbers = range(50_000, 51_500)
+    few = ids[numbers.start : numbers.stop]
     origin.requests.clear()
     last = 1024 * len(few) - 504 - 8
     async with client.get(
@@ -157,4 +158,6 @@ async def test_the_end_of_many_members_is_asked_for_alone(many, client):
     ) as answer:
         assert answer.status == 206
         assert await answer.read() == b"contents"
-    assert [request.target for request in origin.requests] == ["/f?51499"]
+    # What was on its way for the download before, which was left, may arrive now.
+    asked = [int(request.target.removeprefix("/f?")) for request in origin.requests]
+    assert [number for number in asked if number in numbers] == [51_499]
