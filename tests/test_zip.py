@@ -357,10 +357,17 @@ def sparse(tmp_path_factory):
     return path
 
 
+_LAST_BY_PYTHON = """
+import sys, zipfile
+with zipfile.ZipFile(sys.argv[2]) as archive:
+    archive.extract("last", sys.argv[1])
+"""
+
 ONLY_LAST = {
     "unzip": ["unzip", "-q", "{archive}", "last", "-d", "{target}"],
     "7z": ["7z", "x", "-y", "-bd", "-o{target}", "{archive}", "last"],
     "bsdtar": ["bsdtar", "-xf", "{archive}", "-C", "{target}", "last"],
+    "Python": [sys.executable, "-c", _LAST_BY_PYTHON, "{target}", "{archive}"],
     "Java's ZipFile": [*READERS["zip"]["Java's ZipFile"], "last"],
     "yauzl": [*READERS["zip"]["yauzl"], "last"],
 }
@@ -434,9 +441,9 @@ LOOK_AT_NO_CRC = {"busybox", "busybox, from a pipe", "Java's ZipFile", "yauzl"}
 """Of what is stored, that is."""
 
 
-@pytest.mark.parametrize("reader", [each for each in READERS_OF_ALL if each not in LOOK_AT_NO_CRC])
+@pytest.mark.parametrize("reader", READERS_OF_ALL)
 def test_readers_report_a_wrong_crc(reader, tmp_path):
-    """So an origin that changes contents in silence is found out by most."""
+    """Most of them: they find out an origin that changes contents in silence."""
     members = [
         member(name, 512, digests=(("crc32", digest),))
         for name, digest in [("a", crc_of(member("a", 512))), ("b", "00000000")]
@@ -444,7 +451,7 @@ def test_readers_report_a_wrong_crc(reader, tmp_path):
     layout = Layout(zip_, members)
     archive = assemble(layout.slice(0, layout.size))
     done, _ = extract(READERS_OF_ALL[reader], archive, "zip", tmp_path)
-    assert done.returncode != 0
+    assert (done.returncode == 0) == (reader in LOOK_AT_NO_CRC)
 
 
 # The same bytes everywhere.
