@@ -85,7 +85,10 @@ class Flights:
         task, waiting = flight
         waiting[0] += 1
         try:
-            return await asyncio.shield(task)
+            # It is not cancelled with who waits. `shield` would log its failure as nobody's when
+            # one of them has left.
+            await asyncio.wait((task,))
+            return task.result()
         finally:
             waiting[0] -= 1
             if not waiting[0] and not task.done():

@@ -1,9 +1,11 @@
 """Files below a directory and never outside of it, each as it was planned or not at all."""
 
 import asyncio
+import gc
 import os
 import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import quote
 
@@ -408,3 +410,24 @@ async def test_the_loop_goes_on_while_a_file_is_read(store, root):
     counting.cancel()
     assert turns > len(sink.chunks)
     assert sink.data == CONTENT
+
+
+@pytest.mark.parametrize("name", ["inner/x", "inner/missing"])
+async def test_who_leaves_while_it_is_opened_leaves_nothing_behind(root, store, caplog, name):
+    """A thread cannot be cancelled: what it opens is closed, and that it fails is nobody's."""
+    busy = threading.Event()
+    with ThreadPoolExecutor(1) as executor:
+        asyncio.get_running_loop().set_default_executor(executor)
+        executor.submit(busy.wait)
+        source = (root / name).as_uri()
+        opening = asyncio.ensure_future(store.open(source, 0, 6, 6, None).__aenter__())
+        await asyncio.sleep(0)
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+        busy.set()
+        await asyncio.to_thread(int)  # comes after it
+    gc.collect()
+    await asyncio.sleep(0)
+    assert descriptors(root) == 0
+    assert caplog.records == []

@@ -57,11 +57,12 @@ class FileStore:
         """Open the file and see that it is the one that was planned."""
         opening = asyncio.ensure_future(asyncio.to_thread(self._open, file_path(source)))
         try:
-            fd, found = await asyncio.shield(opening)
+            await asyncio.wait((opening,))  # is not cancelled with who waits
         except asyncio.CancelledError:
             # A thread cannot be cancelled: what it opens is closed when it is done.
             opening.add_done_callback(_close_opened)
             raise
+        fd, found = opening.result()
         try:
             if found.size != size or validator not in {None, found.validator}:
                 raise ObjectChanged("it is no longer the file that was planned")
@@ -137,7 +138,8 @@ class _FileBody:
             while self._offset < self._stop - TAIL:
                 await sink.flush()
                 filling = asyncio.ensure_future(asyncio.to_thread(self._fill, between))
-                came = await asyncio.shield(filling)
+                await asyncio.wait((filling,))  # is not cancelled with who waits
+                came = filling.result()
                 if not came:
                     return  # to read says why
                 self._offset += came
