@@ -10,6 +10,7 @@ import signal
 import socket
 import struct
 import subprocess
+import tempfile
 import termios
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -39,15 +40,24 @@ signal.signal(signal.SIGUSR1, _tell)
 
 
 @contextmanager
-def many_descriptors() -> Iterator[None]:
-    """Let this process have many; those that it starts meanwhile inherit the limit."""
+def room_for_a_crowd() -> Iterator[None]:
+    """Let this process have many descriptors, and one crowd at a time be on this machine.
+
+    What the kernel has for all connections together (`tcp_mem`) is enough for the sockets of one
+    crowd. Beyond it cuts connections, whoever they belong to. Processes that are started meanwhile
+    inherit the limit of descriptors.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     assert hard == resource.RLIM_INFINITY or hard >= DESCRIPTORS, "ulimit -Hn is too low"
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, DESCRIPTORS), hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    # For each user: somebody else's file could not be opened.
+    name = Path(tempfile.gettempdir(), f"tarstream-tests-{os.getuid()}.lock")
+    with name.open("w") as lock:  # is free when it is closed, however this process ends
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, DESCRIPTORS), hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 class Held(NamedTuple):
@@ -283,7 +293,8 @@ http {{
     sendfile_max_chunk 512k;
     keepalive_timeout 1;
     server {{
-        listen 127.0.0.1:{port} backlog=4096;
+        # What the kernel has for all connections is limited (tcp_mem): beyond, it cuts some.
+        listen 127.0.0.1:{port} backlog=4096 sndbuf=64k;
         location / {{ root {directory}/files; }}
         location = /status {{ access_log off; stub_status; }}
     }}

@@ -10,7 +10,7 @@ import struct
 
 import faults
 import pytest
-from crowd import Crowd, Usage, many_descriptors, measured, until
+from crowd import Crowd, Usage, measured, room_for_a_crowd, until
 from gateway import process
 from origin import Made
 
@@ -409,7 +409,7 @@ async def test_ten_thousand_clients_that_left_have_left_nothing(origin, tmp_path
             return asyncio.get_running_loop().time() - left_at
 
     with (
-        many_descriptors(),
+        room_for_a_crowd(),
         process(tmp_path, config, environment=Usage.environment(tmp_path)) as gateway,
     ):
         usage = Usage(gateway, tmp_path)

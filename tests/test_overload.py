@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import faults
 import pytest
-from crowd import Client, Crowd, Usage, many_descriptors, measured, quantile, until
+from crowd import Client, Crowd, Usage, measured, quantile, room_for_a_crowd, until
 from gateway import archive_path, process
 from origin import Made
 from yarl import URL
@@ -23,7 +23,7 @@ CROWD = 1000
 
 @pytest.fixture(autouse=True)
 def _enough_descriptors():
-    with many_descriptors():
+    with room_for_a_crowd():
         yield
 
 

@@ -10,7 +10,7 @@ import resource
 from contextlib import contextmanager
 
 import pytest
-from crowd import Crowd, Usage, files, many_descriptors, measured, quantile, until
+from crowd import Crowd, Usage, files, measured, quantile, room_for_a_crowd, until
 from gateway import archive_path, process
 from made import Made
 
@@ -25,13 +25,14 @@ EACH_FAST = 0.9 * MIB  # of those that were fast before; measured: 0.6
 
 FAST = 24 * MIB  # what is taken by who is known to be fast
 BIG = 64 * MIB  # more than all sockets on the way hold
+BUFFER = 64 * 1024  # of a stalled client: what the kernel has for all connections is limited too
 SMALL = [Made(2 * MIB, seed) for seed in range(4)]
 
 
 @pytest.fixture(scope="module")
 def origin(tmp_path_factory):
     """nginx with a sparse file that is big, and files that are small and cannot be mistaken."""
-    with many_descriptors(), files(tmp_path_factory.mktemp("origin") / "nginx") as origin:
+    with room_for_a_crowd(), files(tmp_path_factory.mktemp("origin") / "nginx") as origin:
         with (origin.directory / "big").open("wb") as big:
             big.truncate(BIG)
         for made in SMALL:
@@ -70,7 +71,7 @@ async def stalled_clients(crowd, usage, number=STALLED):
 
     The gateway has done for them what it can: its processor time stands still.
     """
-    clients = await crowd.ask_all([archive_path(["big"])] * number)
+    clients = await crowd.ask_all([archive_path(["big"])] * number, receive_buffer=BUFFER)
     await until(lambda: all(client.unread for client in clients), 100)
     await settled(usage)
     return clients
