@@ -29,7 +29,10 @@ http {
     }
 }
 """
-"""What nginx does when it is told nothing: HTTP/1.0 to the gateway, buffering, 60 seconds."""
+"""What nginx does when it is told nothing: buffering, 60 seconds; before 1.29.7, HTTP/1.0."""
+
+HTTP_1_0 = STOCK.replace("proxy_pass", "proxy_http_version 1.0; proxy_pass")
+"""What it did before 1.29.7, whichever it is."""
 
 BUFFERING = STOCK.replace("proxy_pass", "proxy_ignore_headers X-Accel-Buffering; proxy_pass")
 """What it would do if the gateway did not ask it not to buffer."""

@@ -213,12 +213,14 @@ def test_a_mib_that_the_kernel_moves(spliced):
     within(Counts(ours=200, calls=500, tasks=4, reads=0.1, writes=0.1, faults=100), counts)
 
 
-def test_an_idle_gateway_takes_at_most_60_mib(tmp_path):
+def test_what_an_idle_gateway_takes(tmp_path):
     catalog = write_catalog(tmp_path / "catalog.jsonl", [])
     with process(tmp_path, CONFIG.format(catalog=catalog, root="http://127.0.0.1:1")) as gateway:
         status = Path(f"/proc/{gateway.pid}/status").read_text()
-    # Measured: 56 MiB with Python 3.11, 57 with 3.13. Two thirds are code of libraries.
-    assert int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) <= 60 * 1024
+    # Measured: 56 MiB with Python 3.11, 57 with 3.13, 64 with 3.14 and its newer OpenSSL. Two
+    # thirds are code of libraries.
+    most = 60 if sys.version_info < (3, 14) else 68
+    assert int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) <= most * 1024
 
 
 # What is computed of such measurements for docs/performance.md
