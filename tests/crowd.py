@@ -332,7 +332,7 @@ def files(directory: Path) -> Iterator[Files]:
         with output.open("wb") as stderr:
             popen = subprocess.Popen(command(conf), stdout=stderr, stderr=stderr)
         try:
-            deadline = time.monotonic() + 10
+            deadline = time.monotonic() + 30
             while not pid.exists():  # written once it listens
                 assert popen.poll() is None, output.read_text()
                 assert time.monotonic() < deadline, output.read_text()

@@ -86,7 +86,7 @@ class Process:
         """The URL that asks for `ids`."""
         return f"http://127.0.0.1:{self.port}" + archive_path(ids, route, **parameters)
 
-    def wait_for_log(self, pattern: str, seconds: float = 15) -> re.Match[str]:
+    def wait_for_log(self, pattern: str, seconds: float = 60) -> re.Match[str]:
         """Wait until its log holds a pattern."""
         deadline = time.monotonic() + seconds
         while not (found := re.search(pattern, self.log)):

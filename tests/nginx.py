@@ -71,7 +71,7 @@ class Nginx:
         """Have new workers only: for 10 seconds they remember which gateways did not answer."""
         before = self._workers()
         os.kill(self._pid, signal.SIGHUP)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while not before.isdisjoint(self._workers()):
             assert time.monotonic() < deadline, "nginx keeps its workers"
             time.sleep(0.01)
@@ -122,7 +122,7 @@ def nginx(directory: Path, conf: str, *gateways: int) -> Iterator[Nginx]:
         with output.open("wb") as stderr:
             popen = subprocess.Popen(command(path), stdout=stderr, stderr=stderr)
         try:
-            deadline = time.monotonic() + 10
+            deadline = time.monotonic() + 30
             while not pid.exists():  # written once it listens
                 if popen.poll() is not None or time.monotonic() > deadline:
                     raise AssertionError(f"nginx did not start:\n{output.read_text()}")

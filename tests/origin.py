@@ -200,12 +200,12 @@ class Origin:
         """Connections that neither side has closed."""
         return len(self._open)
 
-    async def until(self, condition: Callable[[], object], timeout: float = 5.0) -> None:
+    async def until(self, condition: Callable[[], object], timeout: float = 30) -> None:
         """Wait until a condition holds. Raises TimeoutError, and says what the origin saw."""
         for _ in self._checks(condition, timeout):
             await asyncio.sleep(0.002)
 
-    def wait(self, condition: Callable[[], object], timeout: float = 5.0) -> None:
+    def wait(self, condition: Callable[[], object], timeout: float = 30) -> None:
         """Do what `until` does, where the origin runs in a thread and nobody awaits."""
         for _ in self._checks(condition, timeout):
             time.sleep(0.002)

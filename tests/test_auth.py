@@ -489,7 +489,7 @@ async def watching(gateway):
         await asyncio.wait([task])
 
 
-async def until(condition, seconds=20):
+async def until(condition, seconds=30):
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.01)

@@ -570,7 +570,7 @@ async def ids_in_force(catalog, among=("old", "new", "newer", "half")):
     return {id_ for id_, each in zip(among, found, strict=True) if not isinstance(each, Unknown)}
 
 
-async def until(condition, seconds=20):
+async def until(condition, seconds=30):
     async with asyncio.timeout(seconds):
         while not await condition():
             await asyncio.sleep(0.01)

@@ -76,7 +76,7 @@ def quiet():
     return asyncio.all_tasks() == {asyncio.current_task()}
 
 
-async def until(condition, seconds=10):
+async def until(condition, seconds=30):
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.002)

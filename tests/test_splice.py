@@ -596,7 +596,7 @@ async def test_what_is_cut_at_shutdown_is_a_prefix_that_ends_inside_contents(wor
 
 async def wait_for(world, name, condition, **labels):
     """Wait until a number is as it should be."""
-    deadline = asyncio.get_running_loop().time() + 15
+    deadline = asyncio.get_running_loop().time() + 30
     while not condition(value := await world.number(name, **labels)):
         assert asyncio.get_running_loop().time() < deadline, value
         await asyncio.sleep(0.01)

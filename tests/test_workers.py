@@ -84,7 +84,7 @@ def state(pid):
         return "X"
 
 
-async def until(condition, seconds=15):
+async def until(condition, seconds=30):
     async with asyncio.timeout(seconds):
         while not (found := condition()):
             await asyncio.sleep(0.01)
