@@ -37,12 +37,3 @@ class Portion:
 
     def _forget(self) -> None:
         self._bytes, self._seconds = 0, 0.0
-
-
-def keep_memory() -> None:
-    """Have a process keep the memory of pieces; for who owns the process.
-
-    glibc gives large blocks back to the kernel, which clears the pages of the next one: that costs
-    as much as all the rest. Those that are not larger than one that was freed before, it keeps.
-    """
-    bytes(2 * MOST)

@@ -28,6 +28,14 @@ def test_it_is_much_for_who_took_more_than_sockets_hold(seconds):
     assert set(taken(portion, PIECES, seconds)) == {MOST}
 
 
+def test_it_is_little_until_the_last_byte_of_that():
+    portion = Portion()
+    portion.taken(TRUST - 1, 0)
+    assert portion.size == LEAST
+    portion.taken(1, 0)
+    assert portion.size == MOST
+
+
 def test_it_is_little_again_as_soon_as_that_takes_too_long():
     portion = Portion()
     taken(portion, PIECES)
