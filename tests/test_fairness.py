@@ -1,9 +1,14 @@
-"""An archive of many members does not keep those of few from the connections to their origin."""
+"""What one archive asks for or moves does not keep others from their turn."""
 
 import asyncio
 
 import faults
 from made import Made
+from origin import Origin
+from test_stores import Sink, any_address
+
+from tarstream.stores.bypass import READ
+from tarstream.stores.http import HttpStore, session
 
 
 async def test_a_long_plan_leaves_connections_to_a_short_one(origin, start, client):
@@ -45,3 +50,28 @@ async def test_an_archive_whose_client_sleeps_leaves_others_members_ahead(origin
     assert origin.stalled == len(origin.requests)
     for each in asking:
         (await each).close()
+
+
+async def test_a_member_that_never_has_to_be_waited_for_lets_others_run():
+    """After each piece, however much has come already, of an origin and a client that are fast."""
+    size = READ + 1
+    made = Made(size)
+    sink, turns = Sink(), 0
+    sink.portion.size = 1024  # less than has come each time
+    with Origin().in_thread() as origin:
+        url = origin.add("/large", made)
+        async with session(5, 30, any_address) as http:
+            store = HttpStore(http)
+
+            async def move():
+                async with store.open(url, 0, size, size, None) as body:
+                    await body.copy_to(sink)
+
+            moving = asyncio.create_task(move())
+            while not moving.done():
+                await asyncio.sleep(0)
+                turns += 1
+            await moving
+    assert sink.data == made.read()
+    assert len(sink.chunks) > 1000
+    assert turns >= len(sink.chunks)
