@@ -420,8 +420,8 @@ async def test_ten_thousand_clients_that_left_have_left_nothing(origin, tmp_path
         after = await usage.held()
         assert after.tasks <= before.tasks
         assert after.memory - before.memory < 16 << 20
-        # Nobody is waited for: that is for hundreds at once, on a machine that does other things.
-        assert statistics.median(seconds) < 1
+        # Nobody is waited for. A wave takes some 0.1 s; each timeout is longer than this test.
+        assert statistics.median(seconds) < 5
         for sign in ("Traceback", " error ", " warning ", "outcome=complete", "outcome=failed"):
             assert sign not in gateway.log
         measured(
