@@ -1,5 +1,6 @@
 """What most tests need: an origin that may fail, and a gateway in front of it."""
 
+import gc
 from contextlib import AsyncExitStack
 
 import aiohttp
@@ -11,6 +12,15 @@ from origin import Origin
 # How long an example takes says something about the machine, not about the code.
 settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tests")
+
+
+def pytest_collection_finish() -> None:
+    """Have the collector leave alone what lives until the end: it would stop a test to look at it.
+
+    A second of it, on a busy machine, is an origin or a client that is silent for so long.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

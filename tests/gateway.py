@@ -5,7 +5,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -149,10 +148,3 @@ async def raw(port: int, request: bytes, seconds: float = 10) -> bytes:
         writer.close()
         with suppress(OSError):
             await writer.wait_closed()
-
-
-def free_port() -> int:
-    """A port of loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

@@ -11,7 +11,8 @@ import faults
 import pytest
 from aiohttp import ClientPayloadError
 from answer import Object
-from gateway import ROOT, free_port, process, raw
+from gateway import ROOT, process, raw
+from nginx import held_port
 from origin import Made
 from yarl import URL
 
@@ -347,21 +348,22 @@ async def test_a_line_of_text(origin, tmp_path):
 
 async def test_a_line_of_json(origin, tmp_path):
     origin.add("/a", b"hello")
-    path, port = tmp_path / "config.toml", free_port()
+    path = tmp_path / "config.toml"
     path.write_text(configured(origin, 'format = "json"'))
-    program = await asyncio.create_subprocess_exec(
-        *(sys.executable, ROOT / "server.py", "--config", path, "--port", str(port)),
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        assert json.loads(await program.stderr.readline())["message"] == "listening"
-        gateway = SimpleNamespace(port=port)
-        await get(gateway, "/archive?ids=a")
-        await get(gateway, "/archive?ids=%0A")
-        archive, refused = [json.loads(await program.stderr.readline()) for _ in range(2)]
-    finally:
-        program.terminate()
-        await program.communicate()
+    with held_port() as port:
+        program = await asyncio.create_subprocess_exec(
+            *(sys.executable, ROOT / "server.py", "--config", path, "--port", str(port)),
+            stderr=asyncio.subprocess.PIPE,
+        )
+        try:
+            assert json.loads(await program.stderr.readline())["message"] == "listening"
+            gateway = SimpleNamespace(port=port)
+            await get(gateway, "/archive?ids=a")
+            await get(gateway, "/archive?ids=%0A")
+            archive, refused = [json.loads(await program.stderr.readline()) for _ in range(2)]
+        finally:
+            program.terminate()
+            await program.communicate()
     assert archive.keys() == PROMISED | {"time", "level", "message"}
     assert (archive["level"], archive["message"], archive["request_id"]) == (
         "info",

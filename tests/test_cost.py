@@ -21,12 +21,13 @@ from typing import NamedTuple
 
 import pytest
 from gateway import ROOT, process, write_catalog
+from nginx import held_port
 
 from benchmarks.cases import GIB, KIB, MIB, Case
 from benchmarks.figures import Report, Result, Row, Run
 from benchmarks.origin import MTIME, made, nginx
 from benchmarks.petabyte import petabyte
-from benchmarks.processes import free_port, started
+from benchmarks.processes import started
 from benchmarks.profile import Counters, dearest_functions, group_of, grouped
 from benchmarks.profiled import Profiled, Spent, command
 from benchmarks.servers import knows
@@ -141,9 +142,14 @@ def spliced(tmp_path_factory):
 def counting(directory, settings):
     """A gateway with these settings that is counted, in front of an origin."""
     (files := directory / "files").mkdir()
-    origin, port, config = free_port(), free_port(), directory / "config.toml"
-    # Headers leave together with a body that is small: else chance decides whether they arrive so.
-    with nginx(directory / "origin", origin, f"root {files};", "tcp_nopush on;"):
+    config = directory / "config.toml"
+    with (
+        held_port() as origin,
+        held_port() as port,
+        # Headers leave together with a body that is small: else chance decides whether they arrive
+        # so.
+        nginx(directory / "origin", origin, f"root {files};", "tcp_nopush on;"),
+    ):
         root = f"http://127.0.0.1:{origin}"
         catalog = write_catalog(directory / "catalog.jsonl", entries(files, root))
         config.write_text(CONFIG.format(catalog=catalog, root=root) + settings)

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 from faults import becomes
-from gateway import ROOT, free_port
+from gateway import ROOT
 from made import Made
+from nginx import held_port
 from origin import Object, Origin
 
 EXAMPLES = ROOT / "examples" / "library"
@@ -46,8 +47,8 @@ class Application:
 def running(name, origin, directory):
     """Start an example with its server, and end it."""
     log = directory / f"{name}.log"
-    command = [part.format(port=free_port()) for part in COMMANDS[name]]
-    with log.open("wb") as output:
+    with held_port() as port, log.open("wb") as output:
+        command = [part.format(port=port) for part in COMMANDS[name]]
         process = subprocess.Popen(
             [sys.executable, *command],
             cwd=EXAMPLES,

@@ -42,8 +42,8 @@ path = "{catalog}"
 [upstream]
 allow = ["{root}"]
 attempts = 2
-patience = 2
-read_timeout = 0.5
+patience = 8
+read_timeout = 2
 """
 
 EXTRACTORS = {

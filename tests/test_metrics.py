@@ -9,8 +9,9 @@ from pathlib import Path
 import aiohttp
 import faults
 import pytest
-from gateway import ROOT, free_port, process, running
+from gateway import ROOT, process, running
 from made import Made
+from nginx import held_port
 from prometheus_client.parser import text_string_to_metric_families
 
 from tarstream.errors import OriginBroken
@@ -134,7 +135,7 @@ REPAIRED = {
 @pytest.mark.parametrize(("cause", "fault"), REPAIRED.values(), ids=REPAIRED)
 async def test_repairs_are_counted_by_cause(origin, start, client, numbers, cause, fault):
     origin.add("/a", WHOLE, fault)
-    gateway = await start(origin, upstream={"read_timeout": 0.5, "patience": 20})
+    gateway = await start(origin, upstream={"read_timeout": 2, "patience": 20})
     async with client.get(gateway.url("a")) as response:
         await response.read()
     now = await ended(numbers, gateway, "complete")
@@ -275,9 +276,11 @@ async def test_on_a_port_of_its_own_it_is_for_everybody_until_the_end(
     origin, client, numbers, tmp_path
 ):
     origin.add("/a", WHOLE, faults.stall(at=100_000))
-    port = free_port()
     token = {"Authorization": "Bearer a-token-of-these-tests"}
-    with process(tmp_path, CONFIG.format(origin=origin.root, port=port)) as gateway:
+    with (
+        held_port() as port,
+        process(tmp_path, CONFIG.format(origin=origin.root, port=port)) as gateway,
+    ):
         assert (await numbers(gateway, port))("draining") == 0
         async with client.get(f"http://127.0.0.1:{gateway.port}/metrics", headers=token) as none:
             assert none.status == 404

@@ -202,7 +202,7 @@ CUT = 270_000
 
 # A fault, the headers of a request that it strikes, and what is true of that answer alone.
 FAULTS = [
-    (faults.late(0.3), {}, lambda r: r.seconds >= 0.3),
+    (faults.late(1), {}, lambda r: r.seconds >= 1),
     (faults.hang_up(), {}, lambda r: (r.raw, r.end) == (b"", "fin")),
     (faults.hang_up(rst=True), {}, lambda r: (r.raw, r.end) == (b"", "rst")),
     (faults.informational(500), {}, lambda r: r.raw.count(b"HTTP/1.1 103 Early Hints\r\n") == 500),
@@ -214,8 +214,8 @@ FAULTS = [
     (faults.rst(at=CUT), {}, lambda r: (r.body, r.end) == (CONTENT[:CUT], "rst")),
     (faults.rst(at=0), {}, lambda r: (r.status, r.body, r.end) == (200, b"", "rst")),
     (faults.rst(at=N), {}, lambda r: (r.body, r.end) == (CONTENT, "rst")),
-    (faults.stall(0.3, at=CUT), {}, lambda r: r.body == CONTENT and r.seconds >= 0.3),
-    (faults.drip(0.03, at=N - 10), {}, lambda r: r.body == CONTENT and r.seconds >= 0.3),
+    (faults.stall(1, at=CUT), {}, lambda r: r.body == CONTENT and r.seconds >= 1),
+    (faults.drip(0.1, at=N - 10), {}, lambda r: r.body == CONTENT and r.seconds >= 1),
     (faults.corrupt(at=CUT), {}, lambda r: [r.body[CUT] ^ CONTENT[CUT], len(r.body)] == [255, N]),
     (faults.becomes(OTHER), {}, lambda r: (r.body, r["etag"]) == (OTHER.content, OTHER.etag)),
     (faults.ignores("Range"), RANGE, lambda r: (r.status, r.body) == (200, CONTENT)),

@@ -169,7 +169,7 @@ async def test_200_ranges_of_an_archive_at_once_plan_it_once(origin, running):
     names = [f"m{number:03}" for number in range(50)]
     for number, name in enumerate(names):
         origin.add(f"/{name}", Made(20_000 + number, number), faults.late(0.1, methods=("HEAD",)))
-    with running(500) as (gateway, _, crowd):
+    with running(500, remember=600) as (gateway, _, crowd):
         pick = random.Random(5)
         size = sum(512 + (20_000 + n + 511) // 512 * 512 for n in range(50)) + 1024
         spans = [(start, start + 9_999) for start in (pick.randrange(size) for _ in range(200))]
@@ -194,7 +194,7 @@ async def test_aria2_with_16_connections_plans_it_once(origin, running, client, 
     names = ["a", "b", "c", "d"]
     for number, name in enumerate(names):
         origin.add(f"/{name}", Made(8 << 20, number))
-    with running(20) as (gateway, _, _):
+    with running(20, remember=600) as (gateway, _, _):
         async with client.get(URL(gateway.url(names, "/plan"), encoded=True)) as answer:
             plan = json.loads(await answer.read())
         aria2 = await asyncio.create_subprocess_exec(

@@ -7,7 +7,8 @@ from itertools import repeat
 
 import pytest
 from faults import becomes, close_delimited, ignores, late, puts, redirect, status
-from gateway import free_port, write_catalog
+from gateway import write_catalog
+from nginx import held_port
 from origin import Made, Object
 
 from tarstream.catalogs.base import Caller, Entry, Unknown, inline
@@ -325,7 +326,7 @@ async def test_an_origin_that_does_not_answer_is_named_by_the_id_alone(
     origin.add("/a?token=s3cr3t", b"x")
     origin.add("/a", b"x", *faults)
     entries = [bare(origin, "/good"), {"id": "b,d", "url": origin.url("/a?token=s3cr3t")}]
-    made = resolver(entries, read_timeout=0.05)
+    made = resolver(entries, read_timeout=1)
     with pytest.raises(error) as caught:
         await made.resolve(["good", "b,d"], CALLER)
     assert caught.value.status == code
@@ -337,10 +338,11 @@ async def test_an_origin_that_does_not_answer_is_named_by_the_id_alone(
 
 
 async def test_an_origin_that_is_not_there_is_named_by_the_id_alone(origin, resolver):
-    elsewhere = f"http://127.0.0.1:{free_port()}"
-    made = resolver([{"id": "a", "url": f"{elsewhere}/a"}], allow=[elsewhere])
-    with pytest.raises(OriginBroken) as caught:
-        await made.resolve(["a"], CALLER)
+    with held_port() as port:
+        elsewhere = f"http://127.0.0.1:{port}"
+        made = resolver([{"id": "a", "url": f"{elsewhere}/a"}], allow=[elsewhere])
+        with pytest.raises(OriginBroken) as caught:
+            await made.resolve(["a"], CALLER)
     assert refused(caught) == ["a"]
     assert caught.value.detail.startswith("'a' cannot be had: ")
     assert "127.0.0.1" not in caught.value.detail
@@ -574,11 +576,12 @@ async def test_plans_that_overlap_ask_for_each_object_once(origin, resolver):
 
 
 async def test_waiting_for_our_own_connections_uses_up_no_patience(origin, resolver):
-    for name in "abcdefgh":
-        origin.add(f"/{name}", b"x", late(0.2))
-    entries = [bare(origin, f"/{name}") for name in "abcdefgh"]
-    made = resolver(entries, connections=1, patience=0.8, read_timeout=0.8)
-    assert len((await made.resolve(list("abcdefgh"), CALLER)).members) == 8
+    names = [f"{number}" for number in range(40)]
+    for name in names:
+        origin.add(f"/{name}", b"x", late(0.06))
+    entries = [bare(origin, f"/{name}") for name in names]
+    made = resolver(entries, connections=1, patience=1.8, read_timeout=1.8)
+    assert len((await made.resolve(names, CALLER)).members) == 40
 
 
 async def test_the_list_of_what_is_missing_is_a_function_of_it(origin, resolver):
@@ -641,7 +644,7 @@ async def test_when_nothing_is_left_all_ids_are_listed(origin, resolver):
 async def test_what_is_not_missing_but_broken_fails_all_the_same(origin, resolver, fault, error):
     origin.add("/good", b"x")
     origin.add("/a", b"x", fault)
-    made = resolver([bare(origin, "/good"), bare(origin, "/a")], read_timeout=0.05)
+    made = resolver([bare(origin, "/good"), bare(origin, "/a")], read_timeout=1)
     with pytest.raises(error) as caught:
         await made.resolve(["good", "a"], CALLER, skip_missing=True)
     assert refused(caught) == ["a"]

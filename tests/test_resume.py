@@ -34,9 +34,9 @@ kind = "template"
 url = "{root}/{{id}}"
 [upstream]
 allow = ["{root}"]
-read_timeout = 0.5
+read_timeout = 3
 attempts = 2
-patience = 2
+patience = 12
 """
 
 PYTHON = """
@@ -196,7 +196,7 @@ def test_two_gateways_that_take_turns(origin, expected, tool, tmp_path):
         interrupted(begin(root_of(one) + url, path), path, stop)
         interrupted(go_on(root_of(other) + url, path), path, stop)
         assert subprocess.run(go_on(root_of(one) + url, path), check=False).returncode == 0
-        assert 'outcome="client left"' in other.log
+        other.wait_for_log('outcome="client left"')
     assert path.read_bytes() == expected
 
 

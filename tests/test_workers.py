@@ -17,8 +17,9 @@ import aiohttp
 import faults
 import pytest
 from aiohttp import web
-from gateway import ROOT, free_port, process, raw, write_catalog
+from gateway import ROOT, process, raw, write_catalog
 from made import Made
+from nginx import held_port
 from prometheus_client import CollectorRegistry, Gauge, Histogram
 from prometheus_client import Counter as Counts
 from prometheus_client.parser import text_string_to_metric_families
@@ -506,8 +507,7 @@ class Numbers(dict):
 
 
 async def test_metrics_are_those_of_all_and_never_go_down(origin, running, client):
-    port = free_port()
-    with running(sections=f"[metrics]\nport = {port}") as gateway:
+    with held_port() as port, running(sections=f"[metrics]\nport = {port}") as gateway:
 
         async def numbers():
             _, text = await ask(client, f"http://127.0.0.1:{port}/metrics")
