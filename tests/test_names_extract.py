@@ -7,6 +7,7 @@ import os
 import subprocess
 import tarfile
 from pathlib import Path
+from shutil import disk_usage
 from tempfile import TemporaryDirectory
 from unicodedata import combining
 
@@ -26,8 +27,10 @@ TOOLS = {
 # In the C locale bsdtar reports names that are not ASCII as an error, and extracts them.
 ENVIRONMENT = os.environ | {"LC_ALL": "C.UTF-8"}
 
-# Memory, where there is such a file system: on disks 50,000 small files take a minute.
-SCRATCH = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+# Memory, where there is such a file system: on disks 50,000 small files take a minute. A container
+# may have no more than 64 MiB of it, and one of these trees takes 49.
+SHM = Path("/dev/shm")
+SCRATCH = SHM if os.access(SHM, os.W_OK) and disk_usage(SHM).free > 256 << 20 else None
 
 
 def contents(index):
