@@ -234,7 +234,7 @@ async def test_what_a_slow_origin_gave_is_not_held_back(client, origin, start, n
     gateway = await start(origin)
     reader, read = READERS[coding(name)](), b""
     async with client.get(URL(gateway.url(["slow"], format=name), encoded=True)) as response:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while len(read) < 512 + 1_000_000:
                 read += reader.decompress(await response.content.readany())
         assert origin.stalled == 1

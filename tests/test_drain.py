@@ -51,7 +51,7 @@ async def curl(url, path):
     """curl, from when it has begun to save the body."""
     program = await asyncio.create_subprocess_exec("curl", "-sSfo", path, url)
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not path.exists() or not path.stat().st_size:
                 await asyncio.sleep(0.005)
         yield program

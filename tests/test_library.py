@@ -1508,7 +1508,7 @@ async def test_what_has_come_can_be_read_before_the_end(format):
 
     member = Member(name="a", source=slow, size=len(CONTENT))
     reader = zlib.decompressobj(31) if format == "tar.gz" else zstd.ZstdDecompressor()
-    async with Archive([member], format=format).stream() as stream, asyncio.timeout(10):
+    async with Archive([member], format=format).stream() as stream, asyncio.timeout(30):
         within = b""
         while len(within) < 1512:
             within += reader.decompress(await anext(stream))
