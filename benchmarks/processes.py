@@ -11,7 +11,7 @@ from pathlib import Path
 
 TICKS = os.sysconf("SC_CLK_TCK")
 
-STARTS = 30
+STARTS = 120
 """Seconds in which a server must listen: a busy machine takes some."""
 
 
@@ -87,21 +87,40 @@ def started(
     command: Sequence[str | Path], output: Path, environment: Mapping[str, str] | None = None
 ) -> Iterator[Process]:
     """Run a program until the block is left, however that happens."""
-    with output.open("wb") as file:
-        popen = subprocess.Popen(  # nosec B603 # noqa: S603 - see above
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=file,
-            env={**os.environ, **(environment or {})},
-            # Ctrl-C at a terminal is for us alone: we end it.
-            process_group=0,
-        )
-    process = Process(popen, output)
+    process = None
     try:
+        with output.open("wb") as file, _signals_wait():
+            popen = subprocess.Popen(  # nosec B603 # noqa: S603 - see above
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                env={**os.environ, **(environment or {})},
+                # Ctrl-C at a terminal is for us alone: we end it.
+                process_group=0,
+            )
+            process = Process(popen, output)
         yield process
     finally:
-        process.stop()
+        if process:
+            process.stop()
+
+
+@contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Hold back what ends us: nobody would end a program that is just being started."""
+    came: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, _: came.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for came_meanwhile in came:
+            signal.raise_signal(came_meanwhile)
 
 
 def said(*commands: Sequence[str | Path], statuses: Sequence[int] = (0,)) -> list[str]:

@@ -272,12 +272,13 @@ def test_a_row_for_a_setting_stands_only_where_the_gateway_has_it():
 COMMAND = [sys.executable, "-m", "benchmarks", "--quick", "--runs", "1"]
 
 
+@pytest.mark.timeout(330)
 def test_a_run_measures_our_gateway_and_the_limit(tmp_path):
     figures = tmp_path / "figures.json"
     options = ["--case", "small-tar", "--server", "tarstream", "--server", "nginx"]
     done = subprocess.run(
         [*COMMAND, *options, "--json", figures, "--on", tmp_path],
-        cwd=ROOT, capture_output=True, check=False, text=True, timeout=60,
+        cwd=ROOT, capture_output=True, check=False, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     (result,) = json.loads(figures.read_text())["results"]
@@ -299,12 +300,13 @@ def test_a_run_measures_our_gateway_and_the_limit(tmp_path):
         ("cores", "tarstream, workers = 2"),
     ],
 )
+@pytest.mark.timeout(330)
 def test_what_no_origin_has_is_measured_too(tmp_path, case, beside):
     """Each row's answer was looked at before; another one would be a problem, and status 1."""
     figures = tmp_path / "figures.json"
     done = subprocess.run(
         [*COMMAND, "--case", case, "--json", figures, "--on", tmp_path],
-        cwd=ROOT, capture_output=True, check=False, text=True, timeout=60,
+        cwd=ROOT, capture_output=True, check=False, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     (result,) = json.loads(figures.read_text())["results"]
@@ -323,7 +325,7 @@ def test_nothing_is_left_of_a_run_that_is_ended(tmp_path, number):
         # An nginx with its worker, and the gateway.
         pids = wait_until(lambda: len(pids := tree(popen.pid)) > 3 and pids)
         popen.send_signal(number)
-        assert popen.wait(30) == 130
+        assert popen.wait(60) == 130
     finally:
         popen.kill()
         popen.wait()

@@ -239,6 +239,7 @@ async def test_in_the_very_moment_of_the_answer(origin, start, connect, caplog, 
 async def test_what_was_being_sent_is_let_go_at_once(origin, gateway, connect, gone, how):
     """Not when the collector comes round: a thousand of them would hold half a GiB until then."""
     origin.add("/a", Made(64 << 20))
+    gc.collect()  # what earlier tests left
     client = await connect(gateway, "/archive?ids=a")
     await client.read()
     gc.disable()
@@ -323,24 +324,24 @@ async def test_nothing_of_an_answer_is_kept(origin, start, connect):
 
 
 async def test_a_client_that_reads_slowly_is_not_ended(origin, start, connect, caplog):
-    """However long it takes altogether: here some five times `stall_timeout`."""
+    """However long it takes altogether: here some three times `stall_timeout`."""
     origin.send_buffer = SMALL
-    origin.add("/a", Made(120_000))
-    gateway = small(await start(origin, limits={"stall_timeout": 0.3}))
+    origin.add("/a", Made(240_000))
+    gateway = small(await start(origin, limits={"stall_timeout": 1}))
     client = await connect(gateway, "/archive?ids=a")
     received = bytearray()
     while chunk := await client.read(8192):
         received += chunk
         await asyncio.sleep(0.1)  # this is what it is like
     _, _, body = received.partition(b"\r\n\r\n")
-    assert body[512:120_512] == Made(120_000).read()
+    assert body[512:240_512] == Made(240_000).read()
     await origin.until(lambda: caplog.records)
     assert caplog.records[0].fields["outcome"] == "complete"
 
 
 async def test_an_origin_that_stalls_is_not_its_clients_fault(origin, start, connect, caplog):
-    origin.add("/a", Made(100_000), faults.stall(1.5, at=50_000))
-    gateway = small(await start(origin, limits={"stall_timeout": 0.2}))
+    origin.add("/a", Made(100_000), faults.stall(3, at=50_000))
+    gateway = small(await start(origin, limits={"stall_timeout": 1}))
     client = await connect(gateway, "/archive?ids=a")
     assert len(await client.read_all()) > 100_000
     await origin.until(lambda: caplog.records)
@@ -361,7 +362,7 @@ LEAVING = {
 }
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1200)
 async def test_ten_thousand_clients_that_left_have_left_nothing(origin, tmp_path):
     """Nothing but noticing can free what they held: every timeout is longer than the test."""
     origin.faults.append(faults.puts("Connection", "close"))  # so that none is kept for later

@@ -85,7 +85,7 @@ class Counted:
         subprocess.run(
             ["curl", "-sSf", "-o", "/dev/null", "-H", "Content-Type: application/json",
              "--data-binary", f"@{self._body}", f"http://127.0.0.1:{self._port}/archive"],
-            check=True, timeout=60,
+            check=True, timeout=300,
         )  # fmt: skip
         after = Counters.of(self._pid)
         called = [(function, spent.calls) for (function, _), spent in self._profiled.told().items()]

@@ -238,17 +238,20 @@ def test_its_bytes_depend_on_name_size_mtime_and_the_digest_it_needs(name, membe
 
 
 @any_variant
+@pytest.mark.timeout(600)
 def test_every_reader_reads_an_archive_without_members(name, stated):
     assert_read(name, stated, [])
 
 
 @any_variant
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("size", [0, 1, 511, 512, 513, 1 << 20])
 def test_every_reader_reads_one_member(name, stated, size):
     assert_read(name, stated, [member("dir/it.bin", size, 1_700_000_000)])
 
 
 @any_variant
+@pytest.mark.timeout(600)
 def test_every_reader_reads_many_members(name, stated):
     sizes = [0, 1, 511, 512, 513, 1024, 5000]
     assert_read(
@@ -262,6 +265,7 @@ def test_every_reader_reads_many_members(name, stated):
 
 
 @any_variant
+@pytest.mark.timeout(600)
 def test_every_reader_reads_hostile_names(name, stated):
     names = named(
         name, [*HOSTILE, "a", "a/b", "A/B", "x.txt", "X.TXT", "x.txt/y", "aux.h", "d./e "]
@@ -270,6 +274,7 @@ def test_every_reader_reads_hostile_names(name, stated):
 
 
 @any_variant
+@pytest.mark.timeout(600)
 def test_every_reader_makes_empty_directories(name, stated):
     """Alone, nested, twice, before and behind what is in them, with names of any length."""
     odd = ["a/", "a/", "b/c/", "b/", "d/e", "d/", "f/", "f/g", "h", "h/", "-x/", "Grüße/日本/"]
@@ -280,6 +285,7 @@ def test_every_reader_makes_empty_directories(name, stated):
 
 
 @any_variant
+@pytest.mark.timeout(600)
 @settings(deadline=None, max_examples=5)
 @given(any_names)
 def test_every_reader_reads_any_names(name, stated, names):

@@ -5,6 +5,7 @@ import re
 from contextlib import ExitStack
 
 import pytest
+from crowd import room_for_a_crowd
 from gateway import ROOT, raw
 from judges.attacks import ATTACKS
 from judges.explained import EXPLAINED
@@ -39,13 +40,18 @@ async def status_through(port, address, *, keep):
         return int((await reader.readline()).split()[1])
 
 
+@pytest.mark.timeout(1200)
 async def test_one_address_cannot_take_every_place_through_nginx(origin, start, tmp_path):
     """Found by slowhttptest: a thousand slow readers did."""
     places = int(re.search(r"(?m)^ *limit_conn downloads (\d+);", RECOMMENDED)[1])
     assert places * 10 <= Limits.model_fields["max_archives"].default
     origin.add("/large", Made(32 * 1024**2))
     gateway = await start(origin)
-    with nginx(tmp_path / "nginx", RECOMMENDED, gateway.port) as proxy, ExitStack() as keep:
+    with (
+        room_for_a_crowd(),
+        nginx(tmp_path / "nginx", RECOMMENDED, gateway.port) as proxy,
+        ExitStack() as keep,
+    ):
         for _ in range(places):
             assert await status_through(proxy.port, "127.0.0.1", keep=keep) == 200
         assert await status_through(proxy.port, "127.0.0.1", keep=keep) == 429

@@ -16,7 +16,7 @@ from gateway import archive_path, process
 from origin import Made
 from yarl import URL
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(1200)
 
 CROWD = 1000
 

@@ -14,7 +14,7 @@ from crowd import Crowd, Usage, files, measured, quantile, room_for_a_crowd, unt
 from gateway import archive_path, process
 from made import Made
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(1200)
 
 MIB = 1024**2
 STALLED = 1000
