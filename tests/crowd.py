@@ -144,6 +144,8 @@ class Client:
         client.socket.setblocking(False)
         if receive_buffer:
             client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+            # As on Ethernet: what is on its way to it is as little there.
+            client.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1400)
         loop = asyncio.get_running_loop()
         client._asked = loop.time()
         try:
@@ -296,6 +298,9 @@ http {{
         # What the kernel has for all connections is limited (tcp_mem): beyond, it cuts some.
         listen 127.0.0.1:{port} backlog=4096 sndbuf=64k;
         location / {{ root {directory}/files; }}
+        location = /stalls {{
+            alias {directory}/files/big; limit_rate_after 1200k; limit_rate 16k;
+        }}
         location = /status {{ access_log off; stub_status; }}
     }}
 }}
